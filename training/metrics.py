@@ -1,0 +1,122 @@
+"""Figures of a classifier from its labels and probabilities, in plain numpy so that serving can report them too.
+
+Definitions are scikit-learn's (macro averages over the classes that occur, absent denominators count as 0);
+the tests hold them against it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one split; fractions, not percents.
+
+    `accuracy_interval` is the 95 % Wilson score interval of the accuracy (Wilson 1927), which says how far a
+    split of `rows` images can tell two accuracies apart. `auc` is the macro one-versus-rest area under the
+    ROC curve, None where no class has both positives and negatives.
+    """
+
+    rows: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    precision: float
+    recall: float
+    f1: float
+    auc: float | None
+    loss: float
+    confusion: list[list[int]]
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def confusion_matrix(labels: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Count (classes, classes): row the true class, column the predicted one."""
+    counts = np.bincount(labels.astype(np.int64) * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % score interval of a proportion (Wilson 1927); (0, 1) for no trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    p = successes / trials
+    centre = p + z * z / (2 * trials)
+    half = z * sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def auc_one_versus_rest(labels: NDArray[Any], probabilities: NDArray[Any]) -> float | None:
+    """Macro mean over classes of the Mann-Whitney statistic, ties counted half.
+
+    Args:
+        labels: (N,) integers.
+        probabilities: (N, classes) floats.
+    """
+    areas = []
+    for index in range(probabilities.shape[1]):
+        positive = labels == index
+        n_positive = int(positive.sum())
+        n_negative = len(labels) - n_positive
+        if n_positive == 0 or n_negative == 0:
+            continue
+        _, inverse, counts = np.unique(probabilities[:, index], return_inverse=True, return_counts=True)
+        ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each group of ties, from 1
+        u = ranks[inverse][positive].sum() - n_positive * (n_positive + 1) / 2
+        areas.append(u / (n_positive * n_negative))
+    return float(np.mean(areas)) if areas else None
+
+
+def evaluate(labels: NDArray[Any], probabilities: NDArray[Any]) -> Metrics:
+    """All figures of one split.
+
+    Args:
+        labels: (N,) integers in [0, classes), N at least 1.
+        probabilities: (N, classes) floats whose rows sum to 1.
+    """
+    rows, classes = probabilities.shape
+    confusion = confusion_matrix(labels, probabilities.argmax(axis=1), classes)
+    hits = np.diag(confusion).astype(np.float64)
+    true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    occurs = (true + predicted) > 0
+    precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(true, 1)
+    f1 = 2 * hits / np.maximum(true + predicted, 1)
+    chosen = probabilities[np.arange(rows), labels].astype(np.float64)
+    return Metrics(
+        rows=rows,
+        accuracy=float(hits.sum() / rows),
+        accuracy_interval=wilson_interval(int(hits.sum()), rows),
+        precision=float(precision[occurs].mean()),
+        recall=float(recall[occurs].mean()),
+        f1=float(f1[occurs].mean()),
+        auc=auc_one_versus_rest(labels, probabilities),
+        loss=float(-np.log(np.clip(chosen, 1e-12, 1.0)).mean()),
+        confusion=confusion.tolist(),
+    )
+
+
+def format_metrics(metrics: Metrics, classes: Sequence[str]) -> str:
+    """Lay the figures out for a person: totals, then recall and precision of every class."""
+    low, high = metrics.accuracy_interval
+    auc = "-" if metrics.auc is None else f"{metrics.auc:.4f}"
+    lines = [
+        f"accuracy  {metrics.accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f}, {metrics.rows} images)",
+        f"precision {metrics.precision:.4f}  recall {metrics.recall:.4f}  F1 {metrics.f1:.4f}  (macro)",
+        f"AUC       {auc}  (macro, one versus rest)   log loss {metrics.loss:.4f}",
+    ]
+    matrix = np.asarray(metrics.confusion)
+    width = max(len(name) for name in classes)
+    for index, name in enumerate(classes):
+        true, predicted, hits = matrix[index].sum(), matrix[:, index].sum(), matrix[index, index]
+        recall = f"{hits / true:.4f}" if true else "-"
+        precision = f"{hits / predicted:.4f}" if predicted else "-"
+        lines.append(f"  {index} {name:<{width}}  recall {recall:>6}  precision {precision:>6}  of {true}")
+    return "\n".join(lines)
