@@ -1,0 +1,77 @@
+"""Published ImageNet weights: where they come from, checked by hash, loaded into a network of another shape.
+
+Flows in: a network built for our classes and channels. It leaves with every published tensor that fits; the
+head, added BatchNorms and a CIFAR stem keep their fresh initialisation, a one-channel stem gets the sum over
+the colours.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from training.errors import WeightsError
+
+# The file of Cadene's release that `pretrainedmodels` points to; its own host's certificate is expired.
+XCEPTION_URL = (
+    "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-cadene/xception-43020ad28.pth"
+)
+HEADS = {"alexnet": "classifier.6.", "resnet": "fc.", "xception": "fc."}
+STEMS = {"alexnet": "features.0.weight", "resnet": "conv1.weight", "xception": "conv1.weight"}
+
+
+def url_of(name: str) -> str:
+    """Address of the published weights; the characters before the suffix are the start of its SHA-256."""
+    if name == "xception":
+        return XCEPTION_URL
+    from torchvision.models import get_model_weights
+
+    # The weights `pretrained=True` meant when the paper was written, not torchvision's later recipe.
+    return str(get_model_weights(name.removesuffix("-bn"))["IMAGENET1K_V1"].url)
+
+
+def load_pretrained(network: nn.Module, name: str) -> list[str]:
+    """Load published weights into `network` in place, fetching them once into torch's hub cache.
+
+    Returns:
+        The parameters that keep their fresh initialisation.
+
+    Raises:
+        WeightsError: the file cannot be fetched or is not the published one.
+    """
+    url = url_of(name)
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        state = torch.hub.load_state_dict_from_url(url, str(cache), progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"pretrained weights of {name}: {error}; fetch {url} by other means, put it into {cache}, "
+            "or train from scratch with --no-pretrained"
+        ) from error
+    return fit_weights(network, name, state)
+
+
+def fit_weights(network: nn.Module, name: str, state: dict[str, torch.Tensor]) -> list[str]:
+    """Copy every tensor of `state` that fits; return the names of the parameters that stay as they are.
+
+    Raises:
+        WeightsError: something besides the head, added BatchNorms and the stem does not fit.
+    """
+    family = next(key for key in HEADS if name.startswith(key))
+    own = network.state_dict()
+    stem = STEMS[family]
+    kept = {key: value for key, value in state.items() if not key.startswith(HEADS[family]) and key in own}
+    if own[stem].shape != kept[stem].shape:
+        summed = kept.pop(stem).sum(dim=1, keepdim=True)
+        if summed.shape == own[stem].shape:
+            kept[stem] = summed
+    misfits = [key for key, value in kept.items() if own[key].shape != value.shape]
+    if misfits:
+        raise WeightsError(f"the weights do not belong to {name}: {misfits[0]} has another shape")
+    missing = set(network.load_state_dict(kept, strict=False).missing_keys)
+    fresh = [key for key, _ in network.named_parameters() if key in missing]
+    expected = (HEADS[family], "last_linear.", stem)
+    strays = [key for key in fresh if not key.startswith(expected) and "_bn." not in key]
+    if strays:
+        raise WeightsError(f"the weights do not belong to {name}: {strays[0]} is missing")
+    return fresh
