@@ -1,0 +1,73 @@
+"""Where a run happened: package versions, git commit, hardware. Recorded so that a figure can be traced."""
+
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.errors import ConfigError
+
+PACKAGES = ("xtrain", "torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Versions by package, commit (`-dirty` where files were changed) or None, and the device's name."""
+
+    python: str
+    packages: dict[str, str]
+    git_commit: str | None
+    hardware: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages a figure depends on, those not installed left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this package runs from, None when it is installed from a wheel."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def describe_environment(device: torch.device) -> Environment:
+    """Take down the present environment."""
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
+    return Environment(platform.python_version(), package_versions(), git_commit(), name)
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu` or `cuda` into a device that works.
+
+    Raises:
+        ConfigError: CUDA was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("--device cuda: no usable CUDA device is here; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and available else "cpu")
