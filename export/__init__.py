@@ -1,0 +1,1 @@
+"""Export: runs in, one verified `.onnx` with its card out."""
