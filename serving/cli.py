@@ -1,0 +1,135 @@
+"""`xeval`, `xscore` and `xserve`: figures, predictions and the service over one exported file."""
+
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from training import console
+from training.splits import PROTOCOLS, SPLITS
+
+split_option = click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="test",
+    show_default=True,
+    help="Which rows.",
+)
+protocol_option = click.option(
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    help="How the file is divided [default: as in training, else the file's nature].",
+)
+
+
+@click.command(context_settings=console.SETTINGS)
+@click.argument("model", type=click.Path(path_type=Path), metavar="M.onnx")
+@click.argument("data")
+@console.data_dir_option
+@split_option
+@protocol_option
+@click.option("--solution", type=click.Path(path_type=Path), help="ID,CLASS file with the labels that DATA holds back.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@console.device_option
+@console.shared_options
+def evaluate(
+    model: Path,
+    data: str,
+    data_dir: str | None,
+    split: str,
+    protocol: str | None,
+    solution: Path | None,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Score a labelled split of DATA (a name or an .npz) with the exported model."""
+    from serving.predictor import Predictor
+    from serving.scoring import read_solution, require_labels, select
+    from training import catalog, metrics
+
+    predictor = Predictor(model, device)
+    card = predictor.card
+    dataset = catalog.load(data, data_dir, classes=card.classes)
+    selection = select(card, dataset, split, protocol)
+    labels = (
+        read_solution(solution, len(selection.split), len(card.classes))
+        if solution
+        else require_labels(selection, dataset)
+    )
+    figures = metrics.evaluate(labels, predictor.predict(selection.split.images))
+    if as_json:
+        facts = {"model": card.name, "data": dataset.name, "data_md5": dataset.md5}
+        click.echo(json.dumps({**facts, "protocol": selection.protocol, "split": split, **figures.as_json()}))
+        return
+    click.echo(f"{card.name} on {dataset.name}, {split} split, {selection.protocol} protocol")
+    click.echo(metrics.format_metrics(figures, card.classes))
+
+
+@click.command(context_settings=console.SETTINGS)
+@click.argument("model", type=click.Path(path_type=Path), metavar="M.onnx")
+@click.argument("data")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV to write.")
+@console.data_dir_option
+@split_option
+@protocol_option
+@console.overwrite_option
+@console.device_option
+@console.shared_options
+def score(
+    model: Path,
+    data: str,
+    output: Path,
+    data_dir: str | None,
+    split: str,
+    protocol: str | None,
+    overwrite: bool,
+    device: str,
+) -> None:
+    """Write ID,CLASS predictions for every image of a split of DATA, in order."""
+    from serving.predictor import Predictor
+    from serving.scoring import select, submission
+    from training import catalog
+    from training.atomic import open_atomic, refuse_existing
+
+    refuse_existing(output, overwrite)
+    predictor = Predictor(model, device)
+    dataset = catalog.load(data, data_dir, classes=predictor.card.classes)
+    selection = select(predictor.card, dataset, split, protocol)
+    text = submission(predictor.predict(selection.split.images))
+    with open_atomic(output, "w") as file:
+        file.write(text)
+    click.echo(f"{output}: {len(selection.split)} predictions, {split} split, {selection.protocol} protocol")
+
+
+@click.command(context_settings=console.SETTINGS)
+@click.argument("model", type=click.Path(path_type=Path), metavar="M.onnx")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all.")
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
+@console.device_option
+@console.shared_options
+def serve(model: Path, host: str, port: int, device: str) -> None:
+    """Serve the exported model over HTTP with BentoML until SIGTERM or Ctrl-C."""
+    from serving.launch import launch
+    from serving.predictor import Predictor
+
+    card = Predictor(model, device).card  # every fault of the file shows here, in one line, before a server starts
+    click.echo(f"{card.name} on http://{host}:{port} (Ctrl-C stops it)", err=True)
+    sys.stderr.flush()
+    launch(model, host, port, device)
+
+
+def evaluate_main() -> NoReturn:
+    """Entry point of `xeval`."""
+    console.run(evaluate)
+
+
+def score_main() -> NoReturn:
+    """Entry point of `xscore`."""
+    console.run(score)
+
+
+def serve_main() -> NoReturn:
+    """Entry point of `xserve`."""
+    console.run(serve)
