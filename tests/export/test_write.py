@@ -1,0 +1,195 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from export.write import export_runs
+from serving.card import Card
+from serving.predictor import Predictor
+from tests.conftest import Command, train
+from training import checkpoint
+from training.datasets import read_npz
+from training.models import ARCHITECTURES
+
+
+def test_one_self_contained_file(sample_model: Path) -> None:
+    """Loaded from a folder of its own by onnxruntime alone."""
+    assert [path.name for path in sample_model.parent.iterdir()] == ["sample.onnx"]
+    session = onnxruntime.InferenceSession(sample_model.read_bytes(), providers=["CPUExecutionProvider"])
+    (images,), (probabilities,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(uint8)", [28, 28, 3])
+    assert isinstance(images.shape[0], str), "the batch dimension is free"
+    assert (probabilities.name, probabilities.type, probabilities.shape[1:]) == (
+        "probabilities",
+        "tensor(float)",
+        [9],
+    )
+    model = onnx.load(sample_model)
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 20)]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_any_batch_size_gives_torchs_probabilities(
+    sample_model: Path, sample_run: Path, sample: Path, rows: int
+) -> None:
+    images = read_npz(sample).splits["test"].images[:rows]
+    got = Predictor(sample_model, "cpu").predict(images)
+    with torch.inference_mode():
+        expected = checkpoint.load(sample_run).classifier()(torch.from_numpy(images)).softmax(1).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_card_tells_everything(sample_model: Path, sample_run: Path, sample: Path) -> None:
+    properties = {item.key: item.value for item in onnx.load(sample_model).metadata_props}
+    card = Card.from_json(properties["card"])
+    best = checkpoint.load(sample_run)
+    assert card.name == "sample" and card.classes == best.spec.classes and card.shape == (28, 28, 3)
+    assert card.members[0]["architecture"] == "simplecnn" and card.members[0]["digest"] == best.digest
+    assert card.data["md5"] == read_npz(sample).md5 and card.data["licence"] == "CC BY 4.0"
+    assert "Not a medical device" in card.intended_use and card.packages["torch"]
+    (figures,) = card.metrics
+    assert (figures["protocol"], figures["split"], figures["rows"]) == ("official", "val", 150)
+    # onnxruntime's figures, which must equal those of training.
+    assert figures["accuracy"] == best.metrics["accuracy"]
+
+
+def test_nothing_of_this_machine_is_in_the_file(sample_model: Path) -> None:
+    content = sample_model.read_bytes()
+    assert b".py" not in content and b"site-packages" not in content and str(Path.home()).encode() not in content
+
+
+def test_the_same_run_gives_the_same_bytes(sample_model: Path, sample_run: Path, tmp_path: Path) -> None:
+    export_runs([sample_run], tmp_path / "again.onnx", name="sample")
+    assert (tmp_path / "again.onnx").read_bytes() == sample_model.read_bytes()
+
+
+# The slow ones at the smallest side that is not their smallest: the resize must be in the graph.
+SIZES = {"alexnet": 72, "alexnet-bn": 72, "xception": 100} | {f"resnet{depth}": 40 for depth in (18, 34, 50, 101, 152)}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_exports(name: str, tiny: Path, tmp_path: Path) -> None:
+    """Trained a step, exported through its gate (1e-5 on real images), and answering at another batch size."""
+    size = ["--image-size", SIZES[name]] if name in SIZES else []
+    pretrained = ["--no-pretrained"] if ARCHITECTURES[name].pretrained else []
+    run = train(tmp_path / "run", name, "--data", tiny, "--epochs", 1, "--batch-size", 36, *size, *pretrained)
+    done = export_runs([run], tmp_path / "model.onnx")
+    assert done.parity.max_difference <= 1e-5 and done.parity.images == 72
+    assert Predictor(tmp_path / "model.onnx").predict(np.zeros((5, 28, 28, 1), np.uint8)).shape == (5, 3)
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> list[Path]:
+    """Members that differ in architecture, size and seed, on the same split."""
+    folder = tmp_path_factory.mktemp("members")
+    first = train(folder / "a", "simplecnn-v1", "--data", sample, "--epochs", 1, "--seed", 1)
+    second = train(
+        folder / "b", "resnet18", "--data", sample, "--epochs", 1, "--image-size", 32, "--no-pretrained", "--seed", 2
+    )  # fmt: skip
+    return [first, second]
+
+
+def test_an_ensemble_is_the_mean_of_its_members(two_runs: list[Path], sample: Path, tmp_path: Path) -> None:
+    done = export_runs(two_runs, tmp_path / "ensemble.onnx")
+    images = read_npz(sample).splits["test"].images
+    for index, run in enumerate(two_runs):
+        export_runs([run], tmp_path / f"{index}.onnx")
+    single = [Predictor(tmp_path / f"{index}.onnx").predict(images) for index in range(2)]
+    assert np.abs(single[0] - single[1]).max() > 0.01
+    got = Predictor(tmp_path / "ensemble.onnx").predict(images)
+    np.testing.assert_allclose(got, (single[0] + single[1]) / 2, atol=1e-6)
+    assert [member["weight"] for member in done.card.members] == [0.5, 0.5]
+    assert [member["image_size"] for member in done.card.members] == [28, 32]
+
+
+def test_members_of_other_splits_are_refused(
+    command: Command, two_runs: list[Path], sample: Path, tmp_path: Path
+) -> None:
+    other = train(tmp_path / "c", "simplecnn-v1", "--data", sample, "--epochs", 1, "--protocol", "pooled")
+    result = command("xexport", two_runs[0], other, "-o", tmp_path / "m.onnx")
+    assert result.code == 1 and "differ in protocol: official and pooled" in result.error
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_the_same_run_twice_is_refused(command: Command, sample_run: Path, tmp_path: Path) -> None:
+    result = command("xexport", sample_run, sample_run, "-o", tmp_path / "m.onnx")
+    assert result.code == 1 and "same weights" in result.error
+
+
+def test_data_that_moved_or_changed(command: Command, tiny: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "simplecnn-v1", "--data", tiny, "--epochs", 1)
+    moved = tiny.rename(tmp_path / "moved.npz")
+    model = tmp_path / "m.onnx"
+    result = command("xexport", run, "-o", model)
+    assert result.code == 1 and "no such file" in result.error
+    np.savez(tiny, **{**np.load(moved), "val_labels": np.zeros(36, np.uint8)})
+    result = command("xexport", run, "-o", model)
+    assert result.code == 1 and "is not that of the training data" in result.error and not model.exists()
+    result = command("xexport", run, "-o", model, "--data", moved)
+    assert result.code == 0 and "onnxruntime agrees with torch on 72 images" in result.out
+
+
+def test_an_existing_file_is_kept(command: Command, sample_run: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_text("mine")
+    result = command("xexport", sample_run, "-o", model)
+    assert result.code == 1 and "--overwrite" in result.error and model.read_text() == "mine"
+
+
+def test_a_failing_gate_leaves_no_file(
+    command: Command, sample_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph is made wrong on purpose: one weight of the exported file differs from torch's."""
+    from export import write
+
+    honest = write.trace
+
+    def dishonest(*arguments: object) -> onnx.ModelProto:
+        model = honest(*arguments)  # type: ignore[arg-type]
+        weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        values = onnx.numpy_helper.to_array(weight).copy()
+        values.flat[0] += 10
+        weight.raw_data = values.tobytes()
+        return model
+
+    monkeypatch.setattr(write, "trace", dishonest)
+    model = tmp_path / "m.onnx"
+    model.write_text("an earlier one")
+    result = command("xexport", sample_run, "-o", model, "--overwrite")
+    assert result.code == 1 and "onnxruntime and torch differ by" in result.error and "on image" in result.error
+    assert model.read_text() == "an earlier one" and [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_folder_that_is_no_run(command: Command, tmp_path: Path) -> None:
+    result = command("xexport", tmp_path, "-o", tmp_path / "m.onnx")
+    assert result.code == 1 and "name a run folder that xtrain wrote" in result.error
+
+
+def test_no_space_for_the_model(sample_run: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    from tests.conftest import ROOT
+    from tests.training.test_cli import limit_files
+
+    program = [sys.executable, "-c", "from export.cli import main; main()"]
+    done = subprocess.run(
+        [*program, str(sample_run), "-o", str(tmp_path / "m.onnx")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=limit_files,
+        timeout=300,
+    )
+    assert done.returncode == 1 and "cannot write" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cards_json_is_sorted(sample_model: Path) -> None:
+    text = {item.key: item.value for item in onnx.load(sample_model).metadata_props}["card"]
+    assert text == json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,59 @@
+"""A real `xserve` process on loopback for tests that speak HTTP."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+XSERVE = [sys.executable, "-c", "from serving.cli import serve_main; serve_main()"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(model: Path, home: Path, *options: str) -> Iterator[httpx.Client]:
+    """Start the service, wait at most 60 s until it is ready, stop it by its own id; yields a client."""
+    port = free_port()
+    log = home / "serve.log"
+    environment = {**os.environ, "BENTOML_HOME": str(home), "PROMETHEUS_MULTIPROC_DIR": str(home / "prometheus")}
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [*XSERVE, str(model), "--port", str(port), *options],
+            stdout=file,
+            stderr=file,
+            env=environment,
+            cwd=home,
+            start_new_session=True,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+            for _ in range(300):
+                assert process.poll() is None, log.read_text()
+                try:
+                    if client.get("/readyz").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.2)
+            else:
+                raise AssertionError(f"not ready after 60 s: {log.read_text()}")
+            yield client
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=10)

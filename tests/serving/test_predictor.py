@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from serving.card import Card
+from serving.predictor import Predictor
+from training.errors import ConfigError, ModelFileError
+
+
+def test_wrong_input_is_named(sample_model: Path) -> None:
+    predictor = Predictor(sample_model)
+    assert predictor.predict(np.zeros((0, 28, 28, 3), np.uint8)).shape == (0, 9)
+    for wrong in (
+        np.zeros((1, 28, 28, 3), np.float32),
+        np.zeros((1, 3, 28, 28), np.uint8),
+        np.zeros((28, 28, 3), np.uint8),
+    ):
+        with pytest.raises(ValueError, match="uint8"):
+            predictor.predict(wrong)
+
+
+def test_large_inputs_are_run_in_parts(sample_model: Path) -> None:
+    images = np.random.RandomState(0).randint(0, 256, (600, 28, 28, 3)).astype(np.uint8)
+    predictor = Predictor(sample_model)
+    np.testing.assert_allclose(predictor.predict(images)[[0, 599]], predictor.predict(images[[0, 599]]), atol=1e-6)
+
+
+def test_files_that_cannot_be_trusted(sample_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="no such file"):
+        Predictor(tmp_path / "absent.onnx")
+    half = tmp_path / "half.onnx"
+    half.write_bytes(sample_model.read_bytes()[:50_000])
+    with pytest.raises(ModelFileError, match="onnxruntime cannot load it"):
+        Predictor(half)
+    model = onnx.load(sample_model)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    with pytest.raises(ModelFileError, match="has no card; it was not written by xexport"):
+        Predictor(tmp_path / "bare.onnx")
+
+
+def test_a_card_of_another_graph(sample_model: Path, tmp_path: Path) -> None:
+    model = onnx.load(sample_model)
+    card = Predictor(sample_model).card
+    for change, message in (
+        ({"classes": card.classes[:8]}, "its output is not the card's"),
+        ({"input": {**card.input, "shape": ["N", 32, 32, 3]}}, "its input is not the card's"),
+    ):
+        other = Card(**{**card.__dict__, **change})
+        onnx.helper.set_model_props(model, {"card": other.to_json()})
+        onnx.save(model, tmp_path / "other.onnx")
+        with pytest.raises(ModelFileError, match=message):
+            Predictor(tmp_path / "other.onnx")
+
+
+def test_cuda_is_never_replaced_silently(sample_model: Path) -> None:
+    from serving.predictor import _has_driver
+
+    if _has_driver():
+        assert Predictor(sample_model, "cuda").provider == "CUDAExecutionProvider"
+    else:
+        with pytest.raises(ConfigError, match="--device cuda"):
+            Predictor(sample_model, "cuda")
+    assert Predictor(sample_model, "cpu").provider == "CPUExecutionProvider"

@@ -1,0 +1,70 @@
+import pytest
+
+from training.config import TrainConfig, resolve
+from training.errors import ConfigError
+from training.models import ARCHITECTURES
+
+# Every figure of the paper's recipes, spelled out once more so that a slip shows.
+PAPER = {
+    "simplecnn-v1": ("adam", 0.001, 32, None, None, "dataset"),
+    "simplecnn": ("adam", 0.001, 32, None, None, "dataset"),
+    "alexnet": ("adagrad", 0.01, 64, 256, 224, "imagenet"),
+    "alexnet-bn": ("adagrad", 0.001, 64, 256, 224, "imagenet"),
+    "resnet18": ("adagrad", 0.0005, 64, 224, None, "dataset"),
+    "resnet34": ("adagrad", 0.0005, 64, 224, None, "dataset"),
+    "resnet50": ("adagrad", 0.0005, 64, 224, None, "dataset"),
+    "resnet101": ("adagrad", 0.0005, 64, 224, None, "dataset"),
+    "resnet152": ("adagrad", 0.0005, 64, 224, None, "dataset"),
+    "xception": ("adamw", 0.001, 32, 168, None, "imagenet"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_defaults_are_the_papers(name: str) -> None:
+    config = resolve(name, "pathmnist")
+    got = (config.optimizer, config.lr, config.batch_size, config.image_size, config.crop, config.statistics)
+    assert got == PAPER[name]
+    assert config.seed == 22 and config.balance and config.patience > config.plateau_patience
+    assert config.pretrained == ARCHITECTURES[name].pretrained
+
+
+def test_resnets_schedule() -> None:
+    config = resolve("resnet152", "pathmnist")
+    assert (config.epochs, config.patience, config.plateau_factor, config.plateau_patience) == (200, 20, 0.25, 8)
+
+
+def test_simplecnn_trains_15_epochs_on_mnist_and_until_it_stops_elsewhere() -> None:
+    assert resolve("simplecnn", "mnist").epochs == 15 and resolve("simplecnn", "pathmnist").epochs == 100
+
+
+def test_a_new_size_drops_the_recipes_crop() -> None:
+    config = resolve("alexnet", "pathmnist", image_size=96)
+    assert (config.image_size, config.crop) == (96, None)
+
+
+def test_json_round_trip() -> None:
+    config = resolve("simplecnn", "digits", options={"dropout": False})
+    assert TrainConfig.from_json(config.as_json()) == config
+    with pytest.raises(ConfigError, match="warp"):
+        TrainConfig.from_json({**config.as_json(), "warp": 1})
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        ("simplecnn", {"epochs": 0}, "--epochs is 0; it must be at least 1"),
+        ("simplecnn", {"batch_size": 1}, "--batch-size is 1; it must be at least 2"),
+        ("simplecnn", {"lr": 0.0}, "--lr is 0.0"),
+        ("simplecnn", {"lr": float("nan")}, "--lr is nan"),
+        ("simplecnn", {"val_fraction": 1.0}, "--val-fraction is 1.0"),
+        ("simplecnn", {"pretrained": True}, "simplecnn has no published weights"),
+        ("resnet18", {"patience": 5, "plateau_patience": 8}, "not above the plateau scheduler's 8"),
+        ("resnet18", {"image_size": 20}, "from 28 pixels, not 20"),
+        ("xception", {"image_size": 64}, "from 96 pixels, not 64"),
+        ("resnet18", {"options": {"dropout": True}}, "no switch --dropout"),
+        ("resnet19", {}, "did you mean resnet18"),
+    ],
+)
+def test_contradictions_are_refused(model: str, given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(model, "pathmnist", **given)
