@@ -73,7 +73,9 @@ def export_runs(
     with replacing(output) as temporary:
         card = _card(checkpoints, weights, name or output.stem, version, {})
         _save(model, card, temporary)
-        parity = compare(ensemble, Predictor(temporary, "cpu").predict, np.concatenate([val.images, extra.images]))
+        parity = compare(
+            ensemble, Predictor(temporary, "cpu").predict, np.concatenate([val.images[:], extra.images[:]])
+        )
         assert val.labels is not None
         metrics = evaluate(val.labels, parity.probabilities[: len(val)])
         card = _card(checkpoints, weights, name or output.stem, version, metrics.as_json())

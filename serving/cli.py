@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Score a labelled split of DATA (a name or an .npz) with the exported model."""
     from serving.predictor import Predictor
-    from serving.scoring import read_solution, require_labels, select
+    from serving.scoring import predict_split, read_solution, require_labels, select
     from training import catalog, metrics
 
     predictor = Predictor(model, device)
@@ -58,7 +58,7 @@ def evaluate(
         if solution
         else require_labels(selection, dataset)
     )
-    figures = metrics.evaluate(labels, predictor.predict(selection.split.images))
+    figures = metrics.evaluate(labels, predict_split(predictor, selection))
     if as_json:
         facts = {"model": card.name, "data": dataset.name, "data_md5": dataset.md5}
         click.echo(json.dumps({**facts, "protocol": selection.protocol, "split": split, **figures.as_json()}))
@@ -89,7 +89,7 @@ def score(
 ) -> None:
     """Write ID,CLASS predictions for every image of a split of DATA, in order."""
     from serving.predictor import Predictor
-    from serving.scoring import select, submission
+    from serving.scoring import predict_split, select, submission
     from training import catalog
     from training.atomic import open_atomic, refuse_existing
 
@@ -97,7 +97,7 @@ def score(
     predictor = Predictor(model, device)
     dataset = catalog.load(data, data_dir, classes=predictor.card.classes)
     selection = select(predictor.card, dataset, split, protocol)
-    text = submission(predictor.predict(selection.split.images))
+    text = submission(predict_split(predictor, selection))
     with open_atomic(output, "w") as file:
         file.write(text)
     click.echo(f"{output}: {len(selection.split)} predictions, {split} split, {selection.protocol} protocol")

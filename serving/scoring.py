@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.card import Card
+from serving.predictor import BATCH, Predictor
 from training.datasets import Dataset, Labels, Split
 from training.errors import ConfigError, DataError
 from training.splits import gather, natural_protocol, partition
@@ -70,6 +71,13 @@ def require_labels(selection: Selection, dataset: Dataset) -> Labels:
             "or write predictions with xscore"
         )
     return selection.split.labels
+
+
+def predict_split(predictor: Predictor, selection: Selection) -> NDArray[np.float32]:
+    """Probabilities (N, classes) of every image of a selection, read in parts where it is not in memory."""
+    images = selection.split.images
+    parts = [predictor.predict(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    return np.concatenate(parts)
 
 
 def submission(probabilities: NDArray[np.float32]) -> str:

@@ -12,7 +12,10 @@ from tests.conftest import ROOT
 
 HEAVY = ("torch", "torchvision", "medmnist", "sklearn", "onnx", "matplotlib", "pretrainedmodels", "pandas")
 # The modules of `training` that need no torch, which serving may use.
-LIGHT = {"training", *(f"training.{name}" for name in "atomic catalog console datasets errors metrics splits".split())}
+LIGHT = {
+    "training",
+    *(f"training.{name}" for name in "atomic catalog console datasets errors mapping metrics splits".split()),
+}
 
 
 def modules(package: str) -> list[str]:

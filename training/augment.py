@@ -1,42 +1,137 @@
 """Augmentation of whole batches on the device, each image with its own random draw.
 
-All draws come from one CPU generator, so that a seed means the same on every device and nothing waits for a
-GPU. Images are float (N, C, H, W) in [0, 1], resized and not yet normalised.
+Flows in: float images (N, C, H, W) in [0, 1], resized and not yet normalised, and a `Draw` of random numbers
+made on the CPU for the whole global batch; so a seed means the same on every device and for every number of
+processes, and nothing waits for a GPU.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 
-Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 Adjust = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# Each of the paper's transforms happens with probability 0.1 (xAI-Proj-B 2024, augmentation experiments).
-PROBABILITY = 0.1
-ROTATION_DEGREES = 30.0
-# The paper's ColorJitter() had no arguments and did nothing. These are the strengths it could have meant:
-# brightness, contrast and saturation by up to a fifth, hue by up to a twentieth of the circle.
-JITTER, HUE = 0.2, 0.05
+
+@dataclass(frozen=True)
+class Policy:
+    """What happens to an image, with which probability and how strongly.
+
+    `mirror` and `turn_over` are the probabilities of a horizontal and a vertical flip, `transpose` of swapping
+    the two axes (with both flips at 0.5, the eight dihedral poses are equally likely); `rotate` of a rotation
+    within `degrees`; `jitter` of brightness, contrast and saturation by up to `strength` and hue by up to `hue`
+    of the circle; `stain` of multiplying each colour by its own factor within `gain`.
+    """
+
+    mirror: float
+    turn_over: float
+    rotate: float
+    jitter: float
+    degrees: float = 30.0
+    strength: float = 0.2
+    hue: float = 0.05
+    transpose: float = 0.0
+    stain: float = 0.0
+    gain: float = 0.15
+
+
+POLICIES: dict[str, Policy | None] = {
+    "none": None,
+    # Each transform with probability 0.1, rotation within 30 degrees (xAI-Proj-B 2024, augmentation experiments).
+    # The paper's ColorJitter() had no arguments and did nothing; the strengths are ones it could have meant.
+    "paper": Policy(mirror=0.1, turn_over=0.1, rotate=0.1, jitter=0.1),
+    # For another clinical centre: tissue has no up, and its colours depend on the staining.
+    "strong": Policy(0.5, 0.5, rotate=0.3, jitter=0.8, strength=0.3, hue=0.08, transpose=0.5, stain=0.8),
+}
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision and Pillow
 
 
-def choose(name: str) -> Augment | None:
-    """The augmentation of that name, None for `none`."""
-    return {"none": None, "paper": augment_paper}[name]
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers of one batch: boolean masks (N,), and values (N,) or (N, 3) that only chosen images use."""
+
+    mirror: torch.Tensor
+    turn_over: torch.Tensor
+    transpose: torch.Tensor
+    rotate: torch.Tensor
+    jitter: torch.Tensor
+    stain: torch.Tensor
+    degrees: torch.Tensor
+    brightness: torch.Tensor
+    contrast: torch.Tensor
+    saturation: torch.Tensor
+    hue: torch.Tensor
+    gains: torch.Tensor
+    order: list[int]  # of the four colour adjustments, drawn once a batch
+
+    def share(self, rank: int, world: int) -> "Draw":
+        """The numbers of every `world`-th image from `rank` on."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return Draw(**{key: value[rank::world] if key != "order" else value for key, value in values.items()})
 
 
-def augment_paper(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The paper's flips, rotation and colour jitter, each with probability 0.1 an image; changes `images` in place."""
-    changes = (_mirror, _turn_over, _rotate_randomly, _jitter_randomly)
-    chosen = torch.rand(len(changes), len(images), generator=generator) < PROBABILITY
-    for mask, change in zip(chosen, changes, strict=True):
+def draw(policy: Policy, rows: int, generator: torch.Generator) -> Draw:
+    """Draw for a batch of `rows` images."""
+    chosen = torch.rand(6, rows, generator=generator)
+    values = torch.rand(5, rows, generator=generator) * 2 - 1
+    gains = 1 + policy.gain * (torch.rand(rows, 3, generator=generator) * 2 - 1)
+    return Draw(
+        mirror=chosen[0] < policy.mirror,
+        turn_over=chosen[1] < policy.turn_over,
+        transpose=chosen[2] < policy.transpose,
+        rotate=chosen[3] < policy.rotate,
+        jitter=chosen[4] < policy.jitter,
+        stain=chosen[5] < policy.stain,
+        degrees=values[0] * policy.degrees,
+        brightness=1 + values[1] * policy.strength,
+        contrast=1 + values[2] * policy.strength,
+        saturation=1 + values[3] * policy.strength,
+        hue=values[4] * policy.hue,
+        gains=gains,
+        order=torch.randperm(4, generator=generator).tolist(),
+    )
+
+
+def augment(images: torch.Tensor, drawn: Draw) -> torch.Tensor:
+    """Change `images` in place as drawn and return them; square images where anything is transposed."""
+
+    def on(mask: torch.Tensor, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         # The choice was made on the CPU: its indices are known without waiting for the device.
         indices = mask.nonzero().squeeze(1)
         if len(indices):
             there = indices.to(images.device, non_blocking=True)
-            images.index_copy_(0, there, change(images.index_select(0, there), generator))
+            images.index_copy_(0, there, change(images.index_select(0, there), indices))
+
+    on(drawn.mirror, lambda part, _: part.flip(3))
+    on(drawn.turn_over, lambda part, _: part.flip(2))
+    on(drawn.transpose, lambda part, _: part.transpose(2, 3))
+    on(drawn.rotate, lambda part, rows: rotate(part, drawn.degrees[rows]))
+    colour = images.shape[1] == 3
+    adjustments: list[tuple[Adjust, torch.Tensor]] = [
+        (adjust_brightness, drawn.brightness),
+        (adjust_contrast, drawn.contrast),
+        (adjust_saturation, drawn.saturation),
+        (adjust_hue, drawn.hue),
+    ]
+
+    def jitter(part: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        for index in drawn.order:
+            adjust, values = adjustments[index]
+            if colour or index < 2:  # a grey image has no colour to change
+                part = adjust(part, values[rows])
+        return part
+
+    on(drawn.jitter, jitter)
+    if colour:
+        on(drawn.stain, lambda part, rows: adjust_channels(part, drawn.gains[rows]))
     return images
+
+
+def adjust_channels(images: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
+    """Multiply each colour's absorption, 1 - value, by its own factor (N, 3): more or less of a stain."""
+    factor = gains.to(images.device, images.dtype, non_blocking=True).view(-1, 3, 1, 1)
+    return (1 - (1 - images) * factor).clamp(0, 1)
 
 
 def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
@@ -90,36 +185,6 @@ def adjust_hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
         k = torch.remainder(offset + sextant, 6)
         channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
     return torch.stack(channels, dim=1)
-
-
-def _mirror(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return images.flip(3)
-
-
-def _turn_over(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return images.flip(2)
-
-
-def _rotate_randomly(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return rotate(images, _uniform(len(images), -ROTATION_DEGREES, ROTATION_DEGREES, generator))
-
-
-def _jitter_randomly(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Brightness, contrast, saturation and hue in an order drawn once a batch, by factors drawn for each image."""
-    adjustments: list[tuple[Adjust, float, float]] = [
-        (adjust_brightness, 1 - JITTER, 1 + JITTER),
-        (adjust_contrast, 1 - JITTER, 1 + JITTER),
-    ]
-    if images.shape[1] == 3:  # a grey image has no colour to change
-        adjustments += [(adjust_saturation, 1 - JITTER, 1 + JITTER), (adjust_hue, -HUE, HUE)]
-    for index in torch.randperm(len(adjustments), generator=generator).tolist():
-        adjust, low, high = adjustments[index]
-        images = adjust(images, _uniform(len(images), low, high, generator))
-    return images
-
-
-def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(count, generator=generator) * (high - low) + low
 
 
 def _column(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

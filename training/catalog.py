@@ -6,6 +6,7 @@ imported only when a name needs them, so that reading a path stays light enough 
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from training.datasets import Dataset, Split, array_digest, file_digest, read_npz, with_classes
 from training.errors import ConfigError, DataError, nearest
+from training.mapping import available_memory, uncompressed_bytes
 
 # The 2-D, single-label sets of MedMNIST v2 (Yang et al. 2023); ChestMNIST is multi-label.
 MEDMNIST = (
@@ -36,7 +38,12 @@ NAMES = (*MEDMNIST, *HANDWRITTEN)
 DEFAULT = "pathmnist"
 
 
-def load(spec: str, data_dir: str | Path | None = None, classes: Sequence[str] | None = None) -> Dataset:
+def load(
+    spec: str,
+    data_dir: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    stream: bool | None = None,
+) -> Dataset:
     """Load a data set by name or path.
 
     Args:
@@ -44,6 +51,8 @@ def load(spec: str, data_dir: str | Path | None = None, classes: Sequence[str] |
         data_dir: where named sets are looked up and downloaded to; by default `$XTRAIN_DATA`, else
             `~/.cache/xtrain`.
         classes: names to hold the labels against, in place of the data set's own.
+        stream: whether images are read from disk as they are needed, instead of once into memory; None decides
+            by the memory that is available.
 
     Raises:
         ConfigError: an unknown name, with the nearest ones.
@@ -51,13 +60,13 @@ def load(spec: str, data_dir: str | Path | None = None, classes: Sequence[str] |
     """
     folder = Path(data_dir or os.environ.get("XTRAIN_DATA") or Path.home() / ".cache" / "xtrain").expanduser()
     if _is_path(spec):
-        dataset = _name_by_file(read_npz(Path(spec).expanduser(), classes), named=classes is not None)
+        dataset = _name_by_file(_read(Path(spec).expanduser(), folder, stream, classes), named=classes is not None)
     elif spec == "mnist":
         dataset = _mnist(folder)
     elif spec == "digits":
         dataset = _digits()
     elif spec.partition("_")[0] in MEDMNIST and spec.removeprefix(spec.partition("_")[0]) in MEDMNIST_SIZES:
-        dataset = _medmnist(spec, folder)
+        dataset = _medmnist(spec, folder, stream)
     else:
         raise ConfigError(f"no data set is called {spec!r}, and no such file exists; {nearest(spec, NAMES)}")
     return dataset if classes is None else with_classes(dataset, classes)
@@ -94,7 +103,17 @@ def _class_names(info: dict[str, Any]) -> tuple[str, ...]:
     return tuple(info["label"][str(index)] for index in range(len(info["label"])))
 
 
-def _medmnist(name: str, folder: Path) -> Dataset:
+def _read(path: Path, folder: Path, stream: bool | None, classes: Sequence[str] | None = None) -> Dataset:
+    """Read a file into memory or, where it would take more than half of what is available, map it."""
+    if stream is None and path.is_file():
+        try:
+            stream = uncompressed_bytes(path) > available_memory() / 2
+        except (zipfile.BadZipFile, OSError):
+            stream = False  # `read_npz` says what is wrong with the file
+    return read_npz(path, classes, folder if stream else None)
+
+
+def _medmnist(name: str, folder: Path, stream: bool | None) -> Dataset:
     """Find `name.npz` in the data folder, its `medmnist` subfolder or MedMNIST's own cache; else download it."""
     medmnist = _require("medmnist")
     flag, _, size = name.partition("_")
@@ -115,7 +134,7 @@ def _medmnist(name: str, folder: Path) -> Dataset:
     if found != md5:
         raise DataError(f"{path}: md5 {found} is not MedMNIST's {md5}; delete the file to fetch it again")
     return replace(
-        read_npz(path, _class_names(info)),
+        _read(path, folder, stream, _class_names(info)),
         name=name,
         licence=info["license"],
         source=f"MedMNIST {medmnist.__version__}",
@@ -155,15 +174,14 @@ def _mnist(folder: Path) -> Dataset:
                 f"MNIST is not whole in {folder / 'MNIST' / 'raw'} and could not be downloaded; put its four idx files "
                 "there, or name the folder above MNIST with --data-dir"
             ) from error
-    splits = {
-        name: Split(part.data.numpy()[..., None], part.targets.numpy().astype(np.int64)) for name, part in parts.items()
+    arrays = {
+        name: (part.data.numpy()[..., None], part.targets.numpy().astype(np.int64)) for name, part in parts.items()
     }
-    arrays = [array for split in splits.values() for array in (split.images, split.labels)]
     return Dataset(
         name="mnist",
-        splits=splits,
+        splits={name: Split(images, labels) for name, (images, labels) in arrays.items()},
         classes=tuple("0123456789"),
-        md5=array_digest(*[array for array in arrays if array is not None]),
+        md5=array_digest(*(array for pair in arrays.values() for array in pair)),
         upright=True,
         licence="public (LeCun et al. 1998)",
         source="torchvision",

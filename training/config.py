@@ -12,9 +12,11 @@ from training.models import build, find
 from training.splits import SPLIT_SEED, VAL_FRACTION
 
 OPTIMIZERS = ("adagrad", "adam", "adamw", "nadam", "rmsprop", "sgd")
-SCHEDULERS = ("plateau", "none")
-AUGMENTS = ("none", "paper")
+SCHEDULERS = ("plateau", "cosine", "onecycle", "none")
+AUGMENTS = ("none", "paper", "strong")
 STATISTICS = ("dataset", "imagenet")
+PRECISIONS = ("auto", "fp32", "bf16")
+RECIPES = ("paper",)
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class TrainConfig:
 
     `image_size` None is the data set's own; `crop` a centre crop after resizing; `augment` None is `paper`,
     but `none` for handwritten digits, whose class a flip can change. `options` are the architecture's switches.
+    `weights` is a file of pretrained weights in place of the published one; `ema` the decay of an exponential
+    moving average of the weights, which is then what is validated and kept.
     """
 
     model: str
@@ -46,6 +50,12 @@ class TrainConfig:
     split_seed: int = SPLIT_SEED
     val_fraction: float = VAL_FRACTION
     seed: int = 22
+    weights: str | None = None
+    precision: str = "auto"
+    ema: float | None = None
+    label_smoothing: float = 0.0
+    compile: bool = False
+    deterministic: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -77,7 +87,8 @@ def resolve(model: str, data: str, **given: Any) -> TrainConfig:
     given = {key: value for key, value in given.items() if value is not None}
     if "image_size" in given:
         given.setdefault("crop", None)  # the recipe's crop belongs to the recipe's size
-    given.setdefault("scheduler", "plateau")
+    if given.get("weights") and "pretrained" not in given:
+        given["pretrained"] = True
     if "patience" in given and "plateau_patience" not in given:
         # Early stopping must wait longer than the scheduler, or the learning rate never drops.
         given["plateau_patience"] = max(0, min(recipe.plateau_patience, given["patience"] // 2))
@@ -118,7 +129,13 @@ def _check(config: TrainConfig) -> None:
             "learning rate would never drop; raise it or use --scheduler none"
         )
     if config.pretrained and not architecture.pretrained:
-        raise ConfigError(f"{config.model} has no published weights; leave --pretrained out")
+        raise ConfigError(f"{config.model} has no published weights; leave --pretrained and --weights out")
+    if config.weights and not config.pretrained:
+        raise ConfigError("--weights and --no-pretrained contradict one another; leave one out")
+    if config.ema is not None and not 0 < config.ema < 1:
+        raise ConfigError(f"--ema is {config.ema}; a decay lies between 0 and 1, such as 0.999")
+    if not 0 <= config.label_smoothing < 1:
+        raise ConfigError(f"--label-smoothing is {config.label_smoothing}; it must be at least 0 and below 1")
     unknown = sorted(set(config.options) - set(architecture.options))
     size = (config.crop or config.image_size) if config.image_size else None
     if unknown or (size is not None and size < architecture.min_size):

@@ -1,5 +1,6 @@
 """The edge between the library and a terminal: shared click options, and errors as one line with an exit code."""
 
+import os
 import signal
 import sys
 import traceback
@@ -71,6 +72,8 @@ def run(command: click.Command) -> NoReturn:
 
 
 def _complain(message: str, debug: bool) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes that train together the first one speaks
     if debug:
         traceback.print_exc()
     click.echo("error: " + " ".join(message.split()), err=True)

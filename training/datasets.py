@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import DataError
+from training.mapping import MappedRows, unpack
 
-Images = NDArray[np.uint8]  # (N, H, W, C), C is 1 or 3
+Images = NDArray[np.uint8] | MappedRows  # (N, H, W, C), C is 1 or 3; slicing gives an array in either case
 Labels = NDArray[np.int64]  # (N,)
 
 # Keys of each layout: split -> (images, labels). The Kaggle file is one shuffled pool whose test labels are held back.
@@ -76,20 +77,32 @@ class Dataset:
         return np.arange(start, start + len(self.splits[split]))
 
     def gather(self, rows: NDArray[np.int64]) -> Split:
-        """Copy rows of the concatenated splits; labels are None if any of the rows has none."""
+        """Rows of the concatenated splits; labels are None if any of the rows has none.
+
+        A whole split in its order is the split itself; other rows of arrays in memory are copied, and of memory
+        maps are read when they are sliced.
+        """
+        for name, part in self.splits.items():
+            if np.array_equal(rows, self.rows_of(name)):
+                return part
         parts = list(self.splits.values())
-        images = np.empty((len(rows), *self.shape), np.uint8)
         labels = np.empty(len(rows), np.int64)
         labelled = True
+        places = []
         for part, start in zip(parts, self._starts.values(), strict=True):
             here = (rows >= start) & (rows < start + len(part))
-            if not here.any():
-                continue
-            images[here] = part.images[rows[here] - start]
-            if part.labels is None:
-                labelled = False
-            else:
+            places.append((part, here, rows[here] - start))
+            if part.labels is not None:
                 labels[here] = part.labels[rows[here] - start]
+            elif here.any():
+                labelled = False
+        arrays = [part.images for part in parts]
+        if any(isinstance(array, MappedRows) for array in arrays):
+            maps = [array.parts[0] for array in arrays if isinstance(array, MappedRows)]
+            return Split(MappedRows(maps, rows), labels if labelled else None)
+        images = np.empty((len(rows), *self.shape), np.uint8)
+        for part, here, inside in places:
+            images[here] = part.images[inside]
         return Split(images, labels if labelled else None)
 
 
@@ -100,9 +113,13 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
     paper's std is the mean of per-image stds and includes validation rows; both are mistakes.)
     """
     levels = np.arange(256) / 255.0
+    histogram = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), 256):
+        part = images[start : start + 256]
+        for channel, counts in enumerate(histogram):
+            counts += np.bincount(part[..., channel].ravel(), minlength=256)
     means, stds = [], []
-    for channel in range(images.shape[-1]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+    for counts in histogram:
         mean = float((counts * levels).sum() / counts.sum())
         means.append(mean)
         stds.append(float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum())))
@@ -123,12 +140,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def read_npz(path: Path, classes: Sequence[str] | None = None) -> Dataset:
+def read_npz(path: Path, classes: Sequence[str] | None = None, unpack_to: Path | None = None) -> Dataset:
     """Read an `.npz` in the MedMNIST, Kaggle or Keras key layout; object arrays are never unpickled.
 
     Args:
         path: the file.
         classes: names to hold the labels against; without them the file's `class_names` array, else "0", "1", …
+        unpack_to: a cache folder; the images are then memory-mapped there instead of loaded.
 
     Raises:
         DataError: missing or corrupt file, unknown keys, a wrong shape or dtype, labels outside the classes.
@@ -136,8 +154,11 @@ def read_npz(path: Path, classes: Sequence[str] | None = None) -> Dataset:
     if not path.is_file():
         raise DataError(f"{path}: no such file; pass the path of an .npz or the name of a data set")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+        if unpack_to is None:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
+        else:
+            arrays = dict(unpack(path, unpack_to))
         md5 = file_digest(path)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, AttributeError) as error:
         raise DataError(
@@ -155,7 +176,9 @@ def read_npz(path: Path, classes: Sequence[str] | None = None) -> Dataset:
     for name, (image_key, label_key) in LAYOUTS[layout].items():
         if image_key not in arrays:
             continue
-        images = _as_images(arrays[image_key], f"{path}: {image_key}")
+        images: Images = _as_images(arrays[image_key], f"{path}: {image_key}")
+        if unpack_to is not None:
+            images = MappedRows([images[:]], np.arange(len(images)))
         raw = arrays.get(label_key)
         if raw is None and name != "test":
             raise DataError(f"{path}: {image_key} has no {label_key}; only test labels may be held back")
@@ -205,7 +228,7 @@ def _numbered(splits: Mapping[str, Split]) -> tuple[str, ...]:
     return tuple(str(index) for index in range(highest + 1))
 
 
-def _as_images(array: NDArray[Any], where: str) -> Images:
+def _as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
     if array.dtype != np.uint8:
         raise DataError(f"{where} has dtype {array.dtype}; images are uint8 pixels from 0 to 255")
     if array.ndim == 3:

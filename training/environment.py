@@ -1,5 +1,6 @@
 """Where a run happened: package versions, git commit, hardware. Recorded so that a figure can be traced."""
 
+import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -61,6 +62,33 @@ def describe_environment(device: torch.device) -> Environment:
     return Environment(platform.python_version(), package_versions(), git_commit(), name)
 
 
+def choose_precision(name: str, device: torch.device) -> str:
+    """Turn `auto` into `bf16` where the hardware multiplies it natively, else `fp32`.
+
+    On a CPU with AVX512-BF16, autocast gave 1.4-1.6 x the training images a second; without it, it is emulated
+    and slower.
+    """
+    if name != "auto":
+        return name
+    native = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device.type == "cuda"
+        else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return "bf16" if native else "fp32"
+
+
+def make_deterministic() -> None:
+    """Ask every library for the same bits on every run; before the first use of CUDA.
+
+    Raises at a call that has no deterministic form. On the CPU the loop is deterministic without it.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
 def choose_device(name: str) -> torch.device:
     """Turn `auto`, `cpu` or `cuda` into a device that works.
 
@@ -70,4 +98,6 @@ def choose_device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ConfigError("--device cuda: no usable CUDA device is here; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and available else "cpu")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # each of torchrun's processes has its own

@@ -27,6 +27,10 @@ class CheckpointError(XtrainError):
     """A run folder or checkpoint that cannot be read or does not fit."""
 
 
+class TrainingError(XtrainError):
+    """Training cannot go on: a loss that is not finite, too little memory."""
+
+
 class WeightsError(XtrainError):
     """Pretrained weights that are not at hand or are not the published file."""
 

@@ -36,6 +36,12 @@ class Metrics:
         """As plain JSON values."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Metrics":
+        """Read back what `as_json` gave."""
+        low, high = values["accuracy_interval"]
+        return cls(**{**values, "accuracy_interval": (low, high)})
+
 
 def confusion_matrix(labels: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
     """Count (classes, classes): row the true class, column the predicted one."""

@@ -2,18 +2,20 @@
 
 from typing import Any, Protocol, TextIO
 
+from training.metrics import Metrics
+
 
 class Progress(Protocol):
     """What the trainer tells whoever watches."""
 
-    def start(self, epochs: int, steps: int) -> None:
-        """Training of at most `epochs` of `steps` batches begins."""
+    def start(self, epochs: int, steps: int, done: int) -> None:
+        """Training of at most `epochs` of `steps` batches begins; `done` epochs are behind a resumed run."""
 
     def step(self) -> None:
         """One batch is done."""
 
-    def epoch(self, entry: dict[str, Any], best: bool) -> None:
-        """One epoch is validated; `entry` is its line of metrics.jsonl."""
+    def epoch(self, entry: dict[str, Any], metrics: Metrics, best: bool) -> None:
+        """One epoch is validated and written; `entry` is its line of metrics.jsonl."""
 
     def close(self) -> None:
         """Training is over."""
@@ -34,14 +36,14 @@ class LineProgress:
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.epochs = stream, 0
 
-    def start(self, epochs: int, steps: int) -> None:
+    def start(self, epochs: int, steps: int, done: int) -> None:
         """See `Progress`."""
         self.epochs = epochs
 
     def step(self) -> None:
         """See `Progress`."""
 
-    def epoch(self, entry: dict[str, Any], best: bool) -> None:
+    def epoch(self, entry: dict[str, Any], metrics: Metrics, best: bool) -> None:
         """See `Progress`."""
         self.stream.write(format_epoch(entry, self.epochs, best) + "\n")
         self.stream.flush()
@@ -59,16 +61,17 @@ class BarProgress:
         self.bar: tqdm[Any] = tqdm(file=stream, unit="batch", leave=False, dynamic_ncols=True)
         self.epochs = 0
 
-    def start(self, epochs: int, steps: int) -> None:
+    def start(self, epochs: int, steps: int, done: int) -> None:
         """See `Progress`."""
         self.epochs = epochs
         self.bar.reset(total=epochs * steps)
+        self.bar.update(done * steps)
 
     def step(self) -> None:
         """See `Progress`."""
         self.bar.update()
 
-    def epoch(self, entry: dict[str, Any], best: bool) -> None:
+    def epoch(self, entry: dict[str, Any], metrics: Metrics, best: bool) -> None:
         """See `Progress`."""
         self.bar.write(format_epoch(entry, self.epochs, best), file=self.bar.fp)
 

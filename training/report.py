@@ -57,12 +57,12 @@ def write_report(folder: journal.RunFolder, summary: dict[str, Any], history: Se
     """Write `curves.png`, `confusion.png`, `classes.png`, and last `summary.json`, which marks the run complete."""
     where = f"{summary['data']['name']}, {summary['metrics']['protocol']} protocol, validation"
     draw_curves(folder / journal.CURVES, history, summary["metrics"]["epoch"], f"{summary['model']} on {where}")
-    draw_confusion(
-        folder / journal.CONFUSION,
+    confusion = plot_confusion(
         np.asarray(summary["metrics"]["confusion"]),
         summary["classes"],
         f"{summary['model']} on {where}\naccuracy {summary['metrics']['accuracy']:.4f}",
     )
+    _write(folder / journal.CONFUSION, confusion)
     draw_classes(folder / journal.CLASSES, summary["class_distribution"], summary["classes"])
     journal.write_json(folder / journal.SUMMARY, summary)
 
@@ -85,7 +85,7 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int, 
     _write(path, figure)
 
 
-def draw_confusion(path: Path, confusion: np.ndarray[Any, Any], classes: Sequence[str], title: str) -> None:
+def plot_confusion(confusion: np.ndarray[Any, Any], classes: Sequence[str], title: str) -> Figure:
     """Counts in every cell, the colour by the share of the true class."""
     side = 3.5 + 0.6 * len(classes)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -107,7 +107,7 @@ def draw_confusion(path: Path, confusion: np.ndarray[Any, Any], classes: Sequenc
             color="white" if share[row, column] > 0.5 else "black",
         )
     figure.colorbar(picture, ax=axes, label="share of the true class", shrink=0.8)
-    _write(path, figure)
+    return figure
 
 
 def draw_classes(path: Path, distribution: dict[str, Sequence[float]], classes: Sequence[str]) -> None:

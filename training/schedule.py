@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 
 from training.config import TrainConfig
 
@@ -28,11 +28,41 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]
     return optimizer
 
 
-def make_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau | None:
-    """The paper's ReduceLROnPlateau on validation loss, or None."""
-    if config.scheduler == "none":
-        return None
-    return ReduceLROnPlateau(optimizer, factor=config.plateau_factor, patience=config.plateau_patience)
+class Schedule:
+    """Moves the learning rate: `plateau` by epochs and validation loss, `cosine` and `onecycle` by batches."""
+
+    def __init__(self, config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        """Plan over `config.epochs` of `steps` batches."""
+        self.plateau: ReduceLROnPlateau | None = None
+        self.planned: CosineAnnealingLR | OneCycleLR | None = None
+        total = config.epochs * steps
+        if config.scheduler == "plateau":
+            self.plateau = ReduceLROnPlateau(optimizer, factor=config.plateau_factor, patience=config.plateau_patience)
+        elif config.scheduler == "cosine":
+            self.planned = CosineAnnealingLR(optimizer, T_max=total)
+        elif config.scheduler == "onecycle":
+            self.planned = OneCycleLR(optimizer, max_lr=config.lr, total_steps=total)
+
+    def after_batch(self) -> None:
+        """One batch was trained on."""
+        if self.planned:
+            self.planned.step()
+
+    def after_epoch(self, val_loss: float) -> None:
+        """One epoch was validated."""
+        if self.plateau:
+            self.plateau.step(val_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What going on needs."""
+        active = self.plateau or self.planned
+        return active.state_dict() if active else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        active = self.plateau or self.planned
+        if active:
+            active.load_state_dict(state)
 
 
 @dataclass

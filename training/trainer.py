@@ -1,30 +1,38 @@
 """The training loop: from two splits to the best epoch's weights.
 
-Flows in: a configuration, a `Classifier`, loaders. Flows out, after every epoch: `last.pt`, `metrics.jsonl`
-and, where validation accuracy rose, `best.pt`.
+Flows in: a configuration, a `Classifier`, two splits. Flows out, after every epoch: `last.pt`, `metrics.jsonl`
+and, where validation accuracy rose, `best.pt`. One process or several compute the same.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training import checkpoint, journal
-from training.augment import choose
+from training.augment import POLICIES, augment, draw
 from training.checkpoint import Checkpoint, DataRecord
 from training.config import TrainConfig
 from training.datasets import Split
+from training.distributed import Team, gather_rows, least_over, share_buffers, sum_over
+from training.errors import TrainingError
 from training.loader import Loader, balanced, balanced_weights, shuffled
 from training.metrics import Metrics, evaluate
 from training.pipeline import Classifier
 from training.progress import Progress
-from training.schedule import EarlyStopping, make_optimizer, make_scheduler
+from training.schedule import EarlyStopping, Schedule, make_optimizer
 from training.seeding import seed_everything
 
-EVALUATION_BATCH = 256
+# Rows of one validation batch: on the CPU what fits the caches, on a GPU what fills it.
+EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -40,16 +48,16 @@ class Outcome:
 
 
 @torch.inference_mode()
-def predict(classifier: Classifier, loader: Loader) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Probabilities (N, classes) float32 of every row in order."""
+def predict(classifier: Classifier, loader: Loader) -> NDArray[np.float32]:
+    """Probabilities (N, classes) float32 of every row in order, computed by all processes together.
+
+    In float32 whatever the training precision is, so that the figures are those of the weights as exported.
+    """
     classifier.eval()
-    parts = [classifier(images).float().softmax(dim=1) for images, _ in loader.in_order(_evaluation_batch(loader))]
-    probabilities: np.ndarray[Any, np.dtype[np.float32]] = torch.cat(parts).cpu().numpy()
+    batches = loader.in_order(EVALUATION_BATCH[loader.device.type])
+    parts = [classifier(batch.images).softmax(dim=1) for batch in batches]
+    probabilities: NDArray[np.float32] = gather_rows(torch.cat(parts), len(loader), loader.team).cpu().numpy()
     return probabilities
-
-
-def _evaluation_batch(loader: Loader) -> int:
-    return max(loader.batch_size, EVALUATION_BATCH) if loader.images.device.type == "cuda" else 64
 
 
 class Trainer:
@@ -65,108 +73,205 @@ class Trainer:
         environment: dict[str, Any],
         device: torch.device,
         folder: journal.RunFolder,
-        progress: Progress,
+        watchers: Sequence[Progress] = (),
+        team: Team | None = None,
     ) -> None:
+        """Move everything to the device; `watchers` are told of every batch and epoch on the leading process."""
         assert train.labels is not None and val.labels is not None
         self.config, self.data, self.environment = config, data, environment
-        self.device, self.folder, self.progress = device, folder, progress
+        self.device, self.folder, self.watchers = device, folder, watchers
+        self.team = team or Team()
         self.classifier = classifier.to(device).to(memory_format=torch.channels_last)
-        self.train_loader = Loader(train, config.batch_size, device)
-        self.val_loader = Loader(val, config.batch_size, device)
+        self.train_loader = Loader(train, config.batch_size, device, self.team)
+        self.val_loader = Loader(val, config.batch_size, device, self.team)
         self.val_labels = val.labels
         self.weights = balanced_weights(train.labels, classifier.spec.classes) if config.balance else None
-        self.augment = choose(config.augment or "none")
+        self.policy = POLICIES[config.augment or "none"]
+        if self.team.world > 1 and device.type == "cuda":
+            # BatchNorm over the global batch, as in one process; Gloo on the CPU has no such layer.
+            classifier.network = nn.SyncBatchNorm.convert_sync_batchnorm(classifier.network)  # type: ignore[no-untyped-call]
+        self.network: Callable[[torch.Tensor], torch.Tensor] = classifier.network
+        if config.compile:
+            self.network = torch.compile(classifier.network)
+        if self.team.world > 1:
+            module = self.network if isinstance(self.network, nn.Module) else classifier.network
+            self.network = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+        self.average = (
+            AveragedModel(classifier.network, multi_avg_fn=_moving_average(config.ema), use_buffers=True)
+            if config.ema
+            else None
+        )
         self.optimizer = make_optimizer(config, classifier.network.parameters())
-        self.scheduler = make_scheduler(config, self.optimizer)
+        self.schedule = Schedule(config, self.optimizer, self.train_loader.steps)
         self.stopping = EarlyStopping(config.patience)
         self.history: list[dict[str, Any]] = []
+        self.best: Metrics | None = None
+
+    def restore(self, saved: Checkpoint, best: Metrics) -> None:
+        """Go on after the epoch that `saved`, a `last.pt`, was written in; `best` are the best epoch's figures."""
+        state = saved.training
+        self.classifier.network.load_state_dict(state["weights"] if self.average else saved.weights)
+        if self.average:
+            self.average.module.load_state_dict(saved.weights)
+            self.average.n_averaged.fill_(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.stopping = EarlyStopping(**{**state["stopping"], "patience": self.config.patience})
+        self.history = list(state["history"])
+        self.best = best
 
     def fit(self) -> Outcome:
-        """Train until the epochs are used up or validation accuracy stops rising."""
-        self.progress.start(self.config.epochs, self.train_loader.steps)
-        best: Metrics | None = None
-        seconds = 0.0
+        """Train until the epochs are used up or validation accuracy stops rising.
+
+        Raises:
+            TrainingError: the loss is no longer finite, or the memory does not suffice.
+        """
+        for watcher in self.watchers:
+            watcher.start(self.config.epochs, self.train_loader.steps, len(self.history))
         try:
             while len(self.history) < self.config.epochs and not self.stopping.exhausted:
-                epoch = len(self.history) + 1
-                began = time.perf_counter()
-                lr = float(self.optimizer.param_groups[0]["lr"])
-                train_loss = self.train_epoch(epoch)
-                trained = time.perf_counter() - began
-                seconds += trained
-                metrics = evaluate(self.val_labels, predict(self.classifier, self.val_loader))
-                if self.scheduler:
-                    self.scheduler.step(metrics.loss)
-                better = self.stopping.update(epoch, metrics.accuracy, metrics.loss)
-                best = metrics if better or best is None else best
-                entry = {
-                    "epoch": epoch,
-                    "lr": lr,
-                    "train_loss": train_loss,
-                    "val_loss": metrics.loss,
-                    "val_accuracy": metrics.accuracy,
-                    "val_f1": metrics.f1,
-                    "val_auc": metrics.auc,
-                    "seconds": round(time.perf_counter() - began, 3),
-                    "images_per_second": round(self._rows_an_epoch / trained, 1),
-                }
-                self.history.append(entry)
-                self._save(epoch, metrics, better)
-                self.progress.epoch(entry, better)
+                self._epoch(len(self.history) + 1)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            size, batch = self.classifier.preprocess.output_size, self.config.batch_size
+            raise TrainingError(
+                f"out of memory with batches of {batch} at {size} pixels; try --batch-size {max(2, batch // 2)}"
+            ) from error
         finally:
-            self.progress.close()
-        assert best is not None
+            for watcher in self.watchers:
+                watcher.close()
+        assert self.best is not None
+        seconds = sum(entry["train_seconds"] for entry in self.history)
         return Outcome(
             best_epoch=self.stopping.best_epoch,
-            best=best,
+            best=self.best,
             history=self.history,
             stopped_early=self.stopping.exhausted and len(self.history) < self.config.epochs,
             train_seconds=seconds,
-            images_per_second=self._rows_an_epoch * len(self.history) / seconds,
+            images_per_second=self.train_loader.rows_an_epoch * len(self.history) / seconds,
         )
 
     def train_epoch(self, epoch: int) -> float:
-        """One pass over as many rows as the training split has; the mean cross-entropy over its batches."""
-        generator = seed_everything(self.config.seed, epoch)
-        rows = len(self.train_loader)
-        order = shuffled(rows, generator) if self.weights is None else balanced(self.weights, generator)
-        preprocess, network = self.classifier.preprocess, self.classifier.network
-        self.classifier.train()
-        total = torch.zeros((), device=self.device)
-        for images, labels in self.train_loader.draw(order):
-            with torch.no_grad():
-                pixels = preprocess.resize(images)
-                if self.augment:
-                    pixels = self.augment(pixels, generator)
-                pixels = preprocess.normalise(pixels).contiguous(memory_format=torch.channels_last)
-            loss = F.cross_entropy(network(pixels), labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            total += loss.detach()  # read once an epoch: an .item() here would wait for the device every batch
-            self.progress.step()
-        return float(total / self.train_loader.steps)
+        """One pass over as many rows as the training split has; the mean cross-entropy over them.
 
-    @property
-    def _rows_an_epoch(self) -> int:
-        return min(len(self.train_loader), self.train_loader.steps * self.config.batch_size)
+        Raises:
+            TrainingError: a loss that is not finite, with the batch and the learning rate it happened at.
+        """
+        generator = seed_everything(self.config.seed, epoch, self.team.rank)
+        order = (
+            shuffled(len(self.train_loader), generator) if self.weights is None else balanced(self.weights, generator)
+        )
+        preprocess = self.classifier.preprocess
+        self.classifier.train()
+        # Both are read once an epoch: an .item() in the loop would wait for the device at every batch.
+        total = torch.zeros((), device=self.device)
+        finite = torch.zeros((), device=self.device, dtype=torch.long)
+        rates = []
+        for batch in self.train_loader.draw(order):
+            with torch.no_grad():
+                pixels = preprocess.resize(batch.images)
+                if self.policy:
+                    drawn = draw(self.policy, batch.total, generator)
+                    pixels = augment(pixels, drawn.share(self.team.rank, self.team.world))
+                pixels = preprocess.normalise(pixels).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                logits = self.network(pixels)
+            smoothing = self.config.label_smoothing
+            summed = F.cross_entropy(logits.float(), batch.labels, reduction="sum", label_smoothing=smoothing)
+            self.optimizer.zero_grad(set_to_none=True)
+            # DDP averages over processes; this makes the gradient that of the mean over the global batch.
+            (summed * (self.team.world / batch.total)).backward()  # type: ignore[no-untyped-call]
+            rates.append(float(self.optimizer.param_groups[0]["lr"]))
+            self.optimizer.step()
+            self.schedule.after_batch()
+            if self.average:
+                self.average.update_parameters(self.classifier.network)
+            total += summed.detach()
+            finite += total.isfinite()  # once the sum is not finite it stays so: this counts the batches before
+            for watcher in self.watchers:
+                watcher.step()
+        loss = float(sum_over(total, self.team))
+        if not np.isfinite(loss):
+            reached = int(least_over(finite, self.team))
+            kept = f"epochs 1-{epoch - 1} are kept in {self.folder.path}" if epoch > 1 else "nothing was written"
+            raise TrainingError(
+                f"the loss is not finite any more in epoch {epoch}, batch {reached + 1} of {len(rates)}, at learning "
+                f"rate {rates[reached]:.3g}; {kept}; try a lower --lr"
+            )
+        share_buffers(self.classifier.network, self.team)
+        return loss / self.train_loader.rows_an_epoch
+
+    def _epoch(self, epoch: int) -> None:
+        """Train, validate, decide, write."""
+        began = time.perf_counter()
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        train_loss = self.train_epoch(epoch)
+        trained = time.perf_counter() - began
+        metrics = evaluate(self.val_labels, predict(self._kept(), self.val_loader))
+        self.schedule.after_epoch(metrics.loss)
+        better = self.stopping.update(epoch, metrics.accuracy, metrics.loss)
+        if better:
+            self.best = metrics
+        entry = {
+            "epoch": epoch,
+            "lr": lr,
+            "train_loss": train_loss,
+            "val_loss": metrics.loss,
+            "val_accuracy": metrics.accuracy,
+            "val_f1": metrics.f1,
+            "val_auc": metrics.auc,
+            "train_seconds": round(trained, 3),
+            "seconds": round(time.perf_counter() - began, 3),
+            "images_per_second": round(self.train_loader.rows_an_epoch / trained, 1),
+        }
+        self.history.append(entry)
+        if self.team.leads:
+            self._save(epoch, metrics, better)
+        for watcher in self.watchers:
+            watcher.epoch(entry, metrics, better)
+
+    def _kept(self) -> Classifier:
+        """The classifier that is validated and written: with averaged weights where there are any."""
+        if not self.average:
+            return self.classifier
+        averaged = Classifier.__new__(Classifier)
+        nn.Module.__init__(averaged)
+        averaged.spec = self.classifier.spec
+        averaged.preprocess, averaged.network = self.classifier.preprocess, self.average.module
+        return averaged
 
     def _save(self, epoch: int, metrics: Metrics, better: bool) -> None:
-        """Write this epoch; `best.pt` first, so that `last.pt` never names a best epoch that is not there."""
-        weights = {key: value.detach().cpu() for key, value in self.classifier.network.state_dict().items()}
-        state = Checkpoint(
-            config=self.config,
-            spec=self.classifier.spec,
-            data=self.data,
-            epoch=epoch,
-            metrics=metrics.as_json(),
-            environment=self.environment,
-            weights=weights,
-            training={},
-            digest=checkpoint.weights_digest(weights),
-        )
+        """Write this epoch; `last.pt` first: `best.pt` can be made from it should the process die in between."""
+        weights = _on_cpu(self._kept().network)
+        going_on: dict[str, Any] = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "stopping": asdict(self.stopping),
+            "history": self.history,
+        }
+        if self.average:
+            going_on |= {"weights": _on_cpu(self.classifier.network), "averaged": int(self.average.n_averaged)}
+        facts: dict[str, Any] = {
+            "config": self.config,
+            "spec": self.classifier.spec,
+            "data": self.data,
+            "epoch": epoch,
+            "metrics": metrics.as_json(),
+            "environment": self.environment,
+            "weights": weights,
+            "digest": checkpoint.weights_digest(weights),
+        }
         self.folder.open(self.config.as_json())
+        checkpoint.save(self.folder / journal.LAST, Checkpoint(**facts, training=going_on))
         if better:
-            checkpoint.save(self.folder / journal.BEST, state)
-        checkpoint.save(self.folder / journal.LAST, state)
+            checkpoint.save(self.folder / journal.BEST, Checkpoint(**facts, training={}))
         self.folder.record(self.history)
+
+
+def _moving_average(decay: float) -> Any:
+    return get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+
+def _on_cpu(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.detach().cpu() for key, value in network.state_dict().items()}

@@ -5,6 +5,8 @@ head, added BatchNorms and a CIFAR stem keep their fresh initialisation, a one-c
 the colours.
 """
 
+import hashlib
+import pickle
 from pathlib import Path
 
 import torch
@@ -51,6 +53,34 @@ def load_pretrained(network: nn.Module, name: str) -> list[str]:
     return fit_weights(network, name, state)
 
 
+def load_weights_file(network: nn.Module, name: str, path: Path) -> list[str]:
+    """Load weights from a file that was fetched by other means; a hash in its name is checked.
+
+    Returns:
+        The parameters that keep their fresh initialisation.
+
+    Raises:
+        WeightsError: missing, damaged, not what its name says, or of another network.
+    """
+    try:
+        expected = torch.hub.HASH_REGEX.search(path.name)
+        if expected:
+            with open(path, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if not found.startswith(expected.group(1)):
+                raise WeightsError(
+                    f"{path}: its SHA-256 starts with {found[:8]}, not {expected.group(1)}; fetch it again"
+                )
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"{path}: not a readable file of weights ({type(error).__name__}); fetch it again"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError(f"{path}: not a dictionary of tensors; save a network's state_dict")
+    return fit_weights(network, name, state)
+
+
 def fit_weights(network: nn.Module, name: str, state: dict[str, torch.Tensor]) -> list[str]:
     """Copy every tensor of `state` that fits; return the names of the parameters that stay as they are.
 
@@ -60,6 +90,8 @@ def fit_weights(network: nn.Module, name: str, state: dict[str, torch.Tensor]) -
     family = next(key for key in HEADS if name.startswith(key))
     own = network.state_dict()
     stem = STEMS[family]
+    if stem not in state:
+        raise WeightsError(f"the weights do not belong to {name}: {stem} is missing")
     kept = {key: value for key, value in state.items() if not key.startswith(HEADS[family]) and key in own}
     if own[stem].shape != kept[stem].shape:
         summed = kept.pop(stem).sum(dim=1, keepdim=True)
