@@ -91,11 +91,11 @@ def resolve(model: str, data: str, **given: Any) -> TrainConfig:
         given["pretrained"] = True
     if "patience" in given and "plateau_patience" not in given:
         # Early stopping must wait longer than the scheduler, or the learning rate never drops.
-        given["plateau_patience"] = max(0, min(recipe.plateau_patience, given["patience"] // 2))
+        given["plateau_patience"] = min(recipe.plateau_patience, given["patience"] // 2)
     settings = asdict(recipe)
-    digits_epochs = settings.pop("digits_epochs")
-    if data in HANDWRITTEN and digits_epochs:
-        settings["epochs"] = digits_epochs
+    on_digits = settings.pop("on_digits")
+    if data in HANDWRITTEN:
+        settings |= on_digits
     settings = {
         **settings,
         "pretrained": architecture.pretrained,

@@ -73,9 +73,11 @@ def check_same_data(saved: Checkpoint, record: DataRecord, run: Path) -> None:
 def best_metrics(folder: journal.RunFolder, saved: Checkpoint) -> Metrics:
     """Figures of the best epoch so far.
 
-    Rewrites `best.pt` from `last.pt` where both are the same epoch: the process may have died between the two.
+    Makes `best.pt` from `last.pt` where that is the best epoch and the process died before it wrote `best.pt`.
     """
     if saved.training["stopping"]["best_epoch"] == saved.epoch:
-        checkpoint.save(folder / journal.BEST, replace(saved, training={}))
+        path = folder / journal.BEST
+        if not path.is_file() or checkpoint.load(path).digest != saved.digest:
+            checkpoint.save(path, replace(saved, training={}))
         return Metrics.from_json(saved.metrics)
     return Metrics.from_json(checkpoint.load(folder / journal.BEST).metrics)

@@ -22,7 +22,7 @@ from training.report import summarise, write_report
 from training.resume import best_metrics, check_same_data, continued, load_interrupted
 from training.seeding import seed_everything
 from training.splits import gather, partition
-from training.trainer import Outcome, Trainer
+from training.trainer import Outcome, Trainer, memory_advice
 
 
 class Interrupted(XtrainError):
@@ -132,13 +132,6 @@ def train_run(
         if saved:
             check_same_data(saved, ready.record, output)
         environment = {**describe_environment(device).as_json(), "processes": team.world}
-        seed_everything(ready.config.seed)
-        classifier = Classifier(ready.spec)
-        if ready.config.pretrained and saved is None:
-            if ready.config.weights:
-                load_weights_file(classifier.network, model, Path(ready.config.weights))
-            else:
-                load_pretrained(classifier.network, model)
         watchers: list[Progress] = []
         if team.leads:
             watchers.append(choose_progress(terminal))
@@ -146,24 +139,32 @@ def train_run(
                 from training.events import TensorBoard
 
                 watchers.append(TensorBoard(folder / journal.TENSORBOARD, ready.dataset.classes))
-        trainer = Trainer(
-            ready.config,
-            classifier,
-            ready.train,
-            ready.val,
-            ready.record,
-            environment,
-            device,
-            folder,
-            watchers,
-            team,
-        )
-        if saved:
-            trainer.restore(saved, best_metrics(folder, saved))
-        try:
-            outcome = trainer.fit()
-        except KeyboardInterrupt:
-            raise Interrupted(_interruption(trainer, output, model)) from None
+        with memory_advice(ready.config, ready.spec.crop or ready.spec.image_size):
+            seed_everything(ready.config.seed)
+            classifier = Classifier(ready.spec)
+            if ready.config.pretrained and saved is None:
+                if ready.config.weights:
+                    load_weights_file(classifier.network, model, Path(ready.config.weights))
+                else:
+                    load_pretrained(classifier.network, model)
+            trainer = Trainer(
+                ready.config,
+                classifier,
+                ready.train,
+                ready.val,
+                ready.record,
+                environment,
+                device,
+                folder,
+                watchers,
+                team,
+            )
+            if saved:
+                trainer.restore(saved, best_metrics(folder, saved))
+            try:
+                outcome = trainer.fit()
+            except KeyboardInterrupt:
+                raise Interrupted(_interruption(trainer, output, model)) from None
         return _report(folder, ready, outcome, environment) if team.leads else ""
 
 

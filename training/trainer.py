@@ -5,7 +5,8 @@ and, where validation accuracy rose, `best.pt`. One process or several compute t
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,6 +59,24 @@ def predict(classifier: Classifier, loader: Loader) -> NDArray[np.float32]:
     parts = [classifier(batch.images).softmax(dim=1) for batch in batches]
     probabilities: NDArray[np.float32] = gather_rows(torch.cat(parts), len(loader), loader.team).cpu().numpy()
     return probabilities
+
+
+@contextmanager
+def memory_advice(config: TrainConfig, size: int) -> Iterator[None]:
+    """Turn running out of memory, on a GPU or the host, into advice.
+
+    Raises:
+        TrainingError: with half the batch size.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in ("out of memory", "allocate")):
+            raise
+        raise TrainingError(
+            f"out of memory with batches of {config.batch_size} at {size} pixels; "
+            f"try --batch-size {max(2, config.batch_size // 2)}"
+        ) from error
 
 
 class Trainer:
@@ -124,20 +143,13 @@ class Trainer:
         """Train until the epochs are used up or validation accuracy stops rising.
 
         Raises:
-            TrainingError: the loss is no longer finite, or the memory does not suffice.
+            TrainingError: the loss is no longer finite.
         """
         for watcher in self.watchers:
             watcher.start(self.config.epochs, self.train_loader.steps, len(self.history))
         try:
             while len(self.history) < self.config.epochs and not self.stopping.exhausted:
                 self._epoch(len(self.history) + 1)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            size, batch = self.classifier.preprocess.output_size, self.config.batch_size
-            raise TrainingError(
-                f"out of memory with batches of {batch} at {size} pixels; try --batch-size {max(2, batch // 2)}"
-            ) from error
         finally:
             for watcher in self.watchers:
                 watcher.close()

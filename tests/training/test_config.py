@@ -34,7 +34,8 @@ def test_resnets_schedule() -> None:
 
 
 def test_simplecnn_trains_15_epochs_on_mnist_and_until_it_stops_elsewhere() -> None:
-    assert resolve("simplecnn", "mnist").epochs == 15 and resolve("simplecnn", "pathmnist").epochs == 100
+    assert (resolve("simplecnn", "mnist").epochs, resolve("simplecnn", "mnist").plateau_patience) == (15, 1)
+    assert (resolve("simplecnn", "pathmnist").epochs, resolve("simplecnn", "pathmnist").plateau_patience) == (100, 8)
 
 
 def test_a_new_size_drops_the_recipes_crop() -> None:

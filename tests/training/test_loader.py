@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from training.datasets import Split
+from training.distributed import Team
 from training.errors import DataError
 from training.loader import Loader, balanced, balanced_weights, shuffled
 from training.seeding import seed_everything
@@ -21,13 +22,29 @@ def test_batches(rows: int, batch: int, sizes: list[int]) -> None:
     """A last batch of one is left out: BatchNorm cannot train on it."""
     loader = Loader(split(rows), batch, CPU)
     batches = list(loader.draw(torch.arange(rows)))
-    assert [len(labels) for _, labels in batches] == sizes and loader.steps == len(sizes)
-    for images, labels in batches:
-        assert torch.equal(images[:, 0, 0, 0].long(), labels)
+    assert [len(part.labels) for part in batches] == [part.total for part in batches] == sizes
+    assert loader.steps == len(sizes) and loader.rows_an_epoch == sum(sizes)
+    for part in batches:
+        assert torch.equal(part.images[:, 0, 0, 0].long(), part.labels)
+
+
+@pytest.mark.parametrize("rows", [10, 11, 9])
+def test_processes_divide_every_batch(rows: int) -> None:
+    """Three processes together serve what one serves; a rest with fewer than two rows for one of them is left out."""
+    order = shuffled(rows, torch.Generator().manual_seed(1))
+    loaders = [Loader(split(rows), 6, CPU, Team(rank, 3)) for rank in range(3)]
+    served = [[part.labels for part in loader.draw(order)] for loader in loaders]
+    assert all(loader.steps == 1 for loader in loaders)
+    for step in range(loaders[0].steps):
+        together = torch.cat([own[step] for own in served])
+        assert torch.equal(together.sort().values, order[6 * step : 6 * step + 6].sort().values)
+    in_order = [torch.cat([part.labels for part in loader.in_order(2)]) for loader in loaders]
+    for rank, labels in enumerate(in_order):
+        assert torch.equal(labels, torch.arange(rows)[rank::3])
 
 
 def test_in_order_serves_every_row() -> None:
-    labels = torch.cat([labels for _, labels in Loader(split(9), 4, CPU).in_order(4)])
+    labels = torch.cat([part.labels for part in Loader(split(9), 4, CPU).in_order(4)])
     assert torch.equal(labels, torch.arange(9))
 
 
