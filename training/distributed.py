@@ -5,6 +5,7 @@ function here is free. Every process draws the same random rows and works on eve
 the global batch, and with it the result, does not depend on how many there are.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +44,13 @@ def joined(device: torch.device) -> Iterator[Team]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield team
+        # Nobody leaves while another still works: the launcher ends all when one has gone, and the leading
+        # process writes its report last.
+        dist.barrier()
     finally:
+        # Gloo aborts the process if its group is freed while the interpreter shuts down; DistributedDataParallel
+        # holds it in reference cycles until they are collected.
+        gc.collect()
         dist.destroy_process_group()
 
 

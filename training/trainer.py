@@ -153,6 +153,7 @@ class Trainer:
         finally:
             for watcher in self.watchers:
                 watcher.close()
+            self.network = self.classifier.network  # lets go of DistributedDataParallel and its process group
         assert self.best is not None
         seconds = sum(entry["train_seconds"] for entry in self.history)
         return Outcome(
