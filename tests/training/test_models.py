@@ -4,6 +4,7 @@ from torch import nn
 
 from training.errors import ConfigError
 from training.models import ARCHITECTURES, build, find
+from training.models.dropout import ByteDropout
 
 # Parameters at 3 channels, 1000 classes, as their papers and torchvision's documentation count them.
 PUBLISHED = {
@@ -101,3 +102,31 @@ def test_cifar_stem_keeps_resolution() -> None:
 def test_switches_of_other_models_are_refused() -> None:
     with pytest.raises(ConfigError, match="resnet18 has no switch --dropout; it belongs to simplecnn"):
         build("resnet18", channels=3, classes=9, image_size=28, dropout=True)
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5])
+@pytest.mark.parametrize("shape", [(64, 32, 14, 14), (37, 256), (3, 5)])
+def test_byte_dropout_is_dropout(p: float, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    layer = ByteDropout(p).train()
+    features = torch.ones(shape, requires_grad=True)
+    dense = features.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else features
+    out = layer(dense)
+    assert set(out.unique().tolist()) <= {0.0, torch.tensor(1 / (1 - p)).item()} and out.stride() == dense.stride()
+    if out.numel() > 1000:
+        # Within four standard deviations, in every byte position of the random words.
+        dropped = (out == 0).float()
+        assert dropped.mean() == pytest.approx(p, abs=4 * (p * (1 - p) / out.numel()) ** 0.5)
+        flat = dropped.permute(0, 2, 3, 1).flatten() if len(shape) == 4 else dropped.flatten()
+        for byte in range(8):
+            part = flat[byte::8]
+            assert part.mean() == pytest.approx(p, abs=4 * (p * (1 - p) / len(part)) ** 0.5)
+    out.sum().backward()
+    assert features.grad is not None and torch.equal(features.grad, out.detach())
+    assert not torch.equal(layer(dense), out)
+    assert torch.equal(layer.eval()(dense), dense)
+
+
+def test_byte_dropout_takes_multiples_of_a_byte_alone() -> None:
+    with pytest.raises(ValueError, match="0.1 is no multiple"):
+        ByteDropout(0.1)

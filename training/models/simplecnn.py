@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from training.models.dropout import ByteDropout
+
 
 class SimpleCNNv1(nn.Module):
     """Two 3x3 convolutions (32, 64) with LeakyReLU and 2x2 max-pooling, then one linear layer."""
@@ -42,14 +44,14 @@ class SimpleCNN(nn.Module):
                 blocks.append(nn.BatchNorm2d(width_out))
             blocks += [nn.ReLU(), nn.MaxPool2d(2)]
             if dropout:
-                blocks.append(nn.Dropout(0.25))
+                blocks.append(ByteDropout(0.25))
         self.features = nn.Sequential(*blocks)
         hidden: list[nn.Module] = [nn.Linear(128 * (image_size // 8) ** 2, 256)]
         if batch_norm:
             hidden.append(nn.BatchNorm1d(256))
         hidden.append(nn.ReLU())
         if dropout:
-            hidden.append(nn.Dropout(0.5))
+            hidden.append(ByteDropout(0.5))
         self.classifier = nn.Sequential(*hidden, nn.Linear(256, classes))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
