@@ -1,6 +1,6 @@
 """Going on with a run: which configuration it had, what may change, and where its files stand."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from training.checkpoint import Checkpoint, DataRecord
 from training.config import TrainConfig
 from training.errors import CheckpointError, ConfigError
 from training.metrics import Metrics
+from training.models import find
 
 
 def load_interrupted(run: Path, model: str) -> Checkpoint:
@@ -35,12 +36,13 @@ def continued(saved: Checkpoint, data: str | None, given: dict[str, Any]) -> Tra
     Raises:
         ConfigError: another option, or nothing left to do.
     """
-    asked = {key: value for key, value in given.items() if value not in (None, {}, False)}
-    for key, value in asked.items():
-        if key not in ("epochs", "patience") and getattr(saved.config, key) != value:
+    asked = {key: value for key, value in given.items() if value is not None}
+    switches = asked.pop("options", {})
+    kept = {**asdict(saved.config), **find(saved.config.model).options, **saved.config.options}
+    for key, value in {**asked, **switches}.items():
+        if key not in ("epochs", "patience") and kept.get(key) != value:
             raise ConfigError(
-                f"--{key.replace('_', '-')} cannot change in a resumed run, which has {getattr(saved.config, key)}; "
-                "leave it out"
+                f"--{key.replace('_', '-')} cannot change in a resumed run, which has {kept.get(key)}; leave it out"
             )
     changes = {key: value for key, value in asked.items() if key in ("epochs", "patience")}
     config = replace(saved.config, **changes, data=data or saved.config.data)
