@@ -1,13 +1,11 @@
-import functools
-import http.server
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.mirror import serving
 from training import catalog
 from training.errors import ConfigError, DataError
 
@@ -54,11 +52,6 @@ def test_multilabel_and_3d_sets_are_not_offered() -> None:
             catalog.load(name)
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def mirror(tmp_path: Path, data_dir: Path) -> Iterator[str]:
     """A real HTTP server on loopback that holds breastmnist.npz, and a broken copy of it."""
@@ -66,13 +59,8 @@ def mirror(tmp_path: Path, data_dir: Path) -> Iterator[str]:
     folder.mkdir()
     shutil.copy(data_dir / "medmnist" / "breastmnist.npz", folder)
     (folder / "broken.npz").write_bytes(b"not the published file")
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(folder) as address:
+        yield address
 
 
 @pytest.fixture
