@@ -47,6 +47,7 @@ class ModelName(click.ParamType[str]):
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="How weights move.")
 @click.option("--scheduler", type=click.Choice(SCHEDULERS), help="How the learning rate moves.")
 @click.option("--patience", type=int, help="Epochs without a better validation accuracy before stopping.")
+@click.option("--plateau-patience", type=int, help="Epochs without a lower validation loss before the rate drops.")
 @click.option("--image-size", type=int, help="Side in pixels the network sees.")
 @click.option("--statistics", type=click.Choice(STATISTICS), help="Whose mean and std normalise.")
 @click.option("--augment", type=click.Choice(AUGMENTS), help="Changes to training images.")

@@ -83,16 +83,12 @@ def resolve(model: str, data: str, **given: Any) -> TrainConfig:
         ConfigError: an unknown model or switch, a value out of range, or options that contradict one another.
     """
     architecture = find(model)
-    recipe = architecture.recipe
     given = {key: value for key, value in given.items() if value is not None}
     if "image_size" in given:
         given.setdefault("crop", None)  # the recipe's crop belongs to the recipe's size
     if given.get("weights") and "pretrained" not in given:
         given["pretrained"] = True
-    if "patience" in given and "plateau_patience" not in given:
-        # Early stopping must wait longer than the scheduler, or the learning rate never drops.
-        given["plateau_patience"] = min(recipe.plateau_patience, given["patience"] // 2)
-    settings = asdict(recipe)
+    settings = asdict(architecture.recipe)
     on_digits = settings.pop("on_digits")
     if data in HANDWRITTEN:
         settings |= on_digits
@@ -103,11 +99,16 @@ def resolve(model: str, data: str, **given: Any) -> TrainConfig:
         **given,
     }
     config = TrainConfig(model=model, data=data, **settings)
-    _check(config)
+    check(config)
     return config
 
 
-def _check(config: TrainConfig) -> None:
+def check(config: TrainConfig) -> None:
+    """Refuse values out of range and options that contradict one another.
+
+    Raises:
+        ConfigError: with the reason.
+    """
     architecture = find(config.model)
     for name, low in (
         ("batch_size", 2),
@@ -126,7 +127,7 @@ def _check(config: TrainConfig) -> None:
     if config.scheduler == "plateau" and config.patience <= config.plateau_patience:
         raise ConfigError(
             f"--patience {config.patience} is not above the plateau scheduler's {config.plateau_patience}, so the "
-            "learning rate would never drop; raise it or use --scheduler none"
+            "learning rate would never drop; raise it, lower --plateau-patience or use --scheduler none"
         )
     if config.pretrained and not architecture.pretrained:
         raise ConfigError(f"{config.model} has no published weights; leave --pretrained and --weights out")

@@ -6,7 +6,7 @@ from typing import Any
 
 from training import checkpoint, journal
 from training.checkpoint import Checkpoint, DataRecord
-from training.config import TrainConfig
+from training.config import TrainConfig, check
 from training.errors import CheckpointError, ConfigError
 from training.metrics import Metrics
 from training.models import find
@@ -46,6 +46,7 @@ def continued(saved: Checkpoint, data: str | None, given: dict[str, Any]) -> Tra
             )
     changes = {key: value for key, value in asked.items() if key in ("epochs", "patience")}
     config = replace(saved.config, **changes, data=data or saved.config.data)
+    check(config)
     if config.epochs != saved.config.epochs and config.scheduler in ("cosine", "onecycle"):
         raise ConfigError(
             f"the {config.scheduler} schedule was planned over {saved.config.epochs} epochs; leave --epochs out"

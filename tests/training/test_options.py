@@ -72,7 +72,7 @@ def test_label_smoothing_raises_the_floor_of_the_loss(tiny: Path, tmp_path: Path
 
 
 def test_ema_is_what_is_validated_and_kept(tiny: Path, tmp_path: Path) -> None:
-    options = ["simplecnn", "--data", tiny, "--epochs", 3, "--patience", 3]
+    options = ["simplecnn", "--data", tiny, "--epochs", 3]
     run = train(tmp_path / "ema", *options, "--ema", 0.9)
     last = checkpoint.load(run / journal.LAST)
     raw = last.training["weights"]
@@ -197,7 +197,8 @@ def test_weights_from_a_file(command: Command, sample: Path, tmp_path: Path) -> 
         (["resnet18", "--weights", "{renamed}"], 1, "its SHA-256 starts with"),
         (["simplecnn", "--ema", "1.5"], 2, "--ema is 1.5"),
         (["simplecnn", "--label-smoothing", "1"], 2, "--label-smoothing is 1.0"),
-        (["resnet18", "--patience", "8", "--scheduler", "plateau", "--epochs", "0"], 2, "--epochs is 0"),
+        (["resnet18", "--patience", "8"], 2, "--patience 8 is not above the plateau scheduler's 8"),
+        (["simplecnn", "--plateau-patience", "20"], 2, "--patience 20 is not above the plateau scheduler's 20"),
     ],
 )
 def test_contradictions(

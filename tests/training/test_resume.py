@@ -146,6 +146,7 @@ def test_death_between_last_and_best(sample: Path, tmp_path: Path) -> None:
         (["resnet18", "--resume", "{run}"], 1, "holds a simplecnn, not a resnet18"),
         (["simplecnn", "--resume", "{run}"], 2, "complete after 2 epochs; raise --epochs"),
         (["simplecnn", "--resume", "{run}", "--epochs", "3", "--lr", "0.5"], 2, "--lr cannot change"),
+        (["simplecnn", "--resume", "{run}", "--epochs", "3", "--patience", "8"], 2, "not above the plateau"),
         (["simplecnn", "--resume", "{run}", "--epochs", "3", "--seed", "0"], 2, "--seed cannot change"),
         (["simplecnn", "--resume", "{run}", "--epochs", "3", "--no-balance"], 2, "--balance cannot change"),
         (

@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_bits(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_early_stopping_keeps_the_best(tiny: Path, tmp_path: Path) -> None:
-    run = train(tmp_path / "run", "simplecnn", "--data", tiny, "--epochs", 60, "--patience", 3)
+    run = train(tmp_path / "run", "simplecnn", "--data", tiny, "--epochs", 60, "--patience", 3, "--plateau-patience", 1)
     epochs = history(run)
     summary = json.loads((run / journal.SUMMARY).read_text())
     assert summary["stopped_early"] and len(epochs) < 60
@@ -88,7 +88,7 @@ def test_patience_counts_accuracy_and_ties_go_to_the_lower_loss() -> None:
 
 
 def test_the_learning_rate_drops_on_a_plateau(tiny: Path, tmp_path: Path) -> None:
-    options = ["--epochs", 6, "--lr", 1e-6, "--patience", 6, "--optimizer", "sgd"]
+    options = ["--epochs", 6, "--lr", 1e-6, "--patience", 6, "--plateau-patience", 3, "--optimizer", "sgd"]
     run = train(tmp_path / "run", "simplecnn", "--data", tiny, *options)
     epochs = history(run)
     # At this rate nothing is learned and the loss only rises: epochs 2 to 5 are four bad ones, above a patience of 3.
