@@ -2,19 +2,24 @@
 
 The other side is written from the paper's description: a PIL image a row, resized, augmented, ToTensor,
 Normalize, collated by a DataLoader with WeightedRandomSampler, float32, `.item()` after every batch; with as
-many worker processes as are fastest here (0 or 2 are tried). Same network, same batch size, same rows.
+many worker processes as are fastest here (0 or 2 are tried). Same network, same batch size, same rows. Each side
+runs in a process of its own, one waiting while the other works, so that no setting of one helps the other.
 
     python -m benchmarks.training --data pathmnist-sample.npz
+    python -m benchmarks.training --data pathmnist-sample.npz --against deterministic
 
 Ratios are medians over rounds; absolute figures depend on the machine and on what else it does.
 """
 
+import contextlib
+import multiprocessing
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +33,7 @@ from torchvision.transforms import v2
 
 from training.config import TrainConfig, resolve
 from training.datasets import Split, channel_statistics
-from training.environment import choose_device, choose_precision
+from training.environment import choose_device, choose_precision, keep_freed_memory, make_deterministic
 from training.journal import RunFolder
 from training.loader import balanced_weights
 from training.models import build
@@ -116,8 +121,10 @@ def paper_epoch(ready: Prepared, device: torch.device, workers: int) -> Callable
     return epoch
 
 
-def our_epoch(ready: Prepared, device: torch.device) -> Callable[[], None]:
-    """This project's loop over one epoch, the trainer's own."""
+def our_epoch(ready: Prepared, device: torch.device, workers: int = 0) -> Callable[[], None]:
+    """This project's loop over one epoch, the trainer's own, set up as `train_run` does; it has no workers."""
+    if device.type == "cpu":
+        keep_freed_memory()
     seed_everything(ready.config.seed)
     trainer = Trainer(
         ready.config,
@@ -145,11 +152,38 @@ def repeated(split: Split, rows: int) -> Split:
     return Split(split.images[chosen], split.labels[chosen])
 
 
-def rates(epoch: Callable[[], None], rows: int) -> float:
-    """Images a second of one call."""
-    began = time.perf_counter()
-    epoch()
-    return rows / (time.perf_counter() - began)
+class Side:
+    """One loop in a process of its own."""
+
+    def __init__(self, ours: bool, ready: Prepared, device: torch.device, workers: int = 0) -> None:
+        """Start the process; it does nothing until `rate` is called."""
+        context = multiprocessing.get_context("spawn")
+        self.connection, there = context.Pipe()
+        self.process = context.Process(target=serve, args=(there, ours, ready, device, workers))
+        self.process.start()
+        there.close()
+
+    def rate(self) -> float:
+        """Images a second of one epoch."""
+        self.connection.send(True)
+        return float(self.connection.recv())
+
+    def end(self) -> None:
+        """Let the process finish."""
+        with contextlib.suppress(OSError):  # it died of an error that it has printed
+            self.connection.send(False)
+        self.process.join()
+
+
+def serve(connection: Connection, ours: bool, ready: Prepared, device: torch.device, workers: int) -> None:
+    """Run an epoch whenever asked to and answer with its images a second."""
+    if ready.config.deterministic:
+        make_deterministic()
+    epoch = (our_epoch if ours else paper_epoch)(ready, device, workers)
+    while connection.recv():
+        began = time.perf_counter()
+        epoch()
+        connection.send(len(ready.train) / (time.perf_counter() - began))
 
 
 def matrix_rate(device: torch.device) -> float:
@@ -178,26 +212,32 @@ def training_flops(spec: ModelSpec) -> float:
     return float(counter.get_total_flops()) / 2
 
 
-def compare(case: Case, data: str, device: torch.device, rounds: int, precision: str) -> dict[str, Any]:
+def compare(case: Case, data: str, device: torch.device, rounds: int, precision: str, against: str) -> dict[str, Any]:
     """Both loops in turn; medians and the median of the ratios."""
     config: TrainConfig = resolve(
         case.model, data, image_size=case.image_size, batch_size=64, pretrained=False, augment="paper"
     )
     ready = prepare(replace(config, precision=choose_precision(precision, device)), None, None)
     ready = replace(ready, train=repeated(ready.train, case.rows))
-    ours = our_epoch(ready, device)
-    sides = {workers: paper_epoch(ready, device, workers) for workers in (0, 2)}
-    ours()
-    # The first call of each side warms it up and starts its workers; the second decides.
-    speeds = {workers: (rates(side, case.rows), rates(side, case.rows))[1] for workers, side in sides.items()}
-    workers = max(speeds, key=lambda key: speeds[key])
-    paper = sides[workers]
-    pairs = [(rates(ours, case.rows), rates(paper, case.rows)) for _ in range(rounds)]
+    ours = Side(True, ready, device)
+    if against == "deterministic":
+        others = {0: Side(True, replace(ready, config=replace(ready.config, deterministic=True)), device)}
+    else:
+        others = {workers: Side(False, ready, device, workers) for workers in (0, 2)}
+    try:
+        ours.rate()
+        # The first call of each side warms it up and starts its workers; the second decides.
+        speeds = {workers: (side.rate(), side.rate())[1] for workers, side in others.items()}
+        workers = max(speeds, key=lambda key: speeds[key])
+        pairs = [(ours.rate(), others[workers].rate()) for _ in range(rounds)]
+    finally:
+        for side in (ours, *others.values()):
+            side.end()
     ours_rate = statistics.median(first for first, _ in pairs)
     row: dict[str, Any] = {
         "case": f"{case.model} at {case.image_size}",
         "ours": ours_rate,
-        "paper": statistics.median(second for _, second in pairs),
+        "other": statistics.median(second for _, second in pairs),
         "workers": workers,
         "ratio": statistics.median(first / second for first, second in pairs),
         "lowest": min(first / second for first, second in pairs),
@@ -209,16 +249,17 @@ def compare(case: Case, data: str, device: torch.device, rounds: int, precision:
     return row
 
 
-def report(rows: Iterator[dict[str, Any]], device: torch.device) -> None:
+def report(rows: Iterator[dict[str, Any]], device: torch.device, against: str) -> None:
     """A Markdown table, a row as soon as it is known."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     click.echo(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch 64, images a second")
-    click.echo("\n| case | this loop | paper's pipeline | ratio (lowest to highest) | share of bf16 rate |")
+    other = "paper's pipeline" if against == "paper" else "with --deterministic"
+    click.echo(f"\n| case | this loop | {other} | ratio (lowest to highest) | share of bf16 rate |")
     click.echo("|---|---|---|---|---|")
     for row in rows:
         share = f"{row['share']:.0%}" if "share" in row else "-"
         click.echo(
-            f"| {row['case']} ({row['precision']}) | {row['ours']:.0f} | {row['paper']:.0f} ({row['workers']} workers) "
+            f"| {row['case']} ({row['precision']}) | {row['ours']:.0f} | {row['other']:.0f} ({row['workers']} workers) "
             f"| {row['ratio']:.1f} ({row['lowest']:.1f} to {row['highest']:.1f}) | {share} |"
         )
         sys.stdout.flush()
@@ -227,15 +268,26 @@ def report(rows: Iterator[dict[str, Any]], device: torch.device) -> None:
 @click.command()
 @click.option("--data", required=True, help="Path of a PathMNIST .npz.")
 @click.option("--rounds", default=3, show_default=True, help="Pairs to take the median of.")
+@click.option("--rows", type=click.IntRange(64), help="Rows a round [default: what takes a second or more].")
 @click.option("--case", "only", multiple=True, help="Only the cases whose name holds this, such as 'simplecnn'.")
+@click.option(
+    "--against",
+    type=click.Choice(["paper", "deterministic"]),
+    default="paper",
+    show_default=True,
+    help="The other side: the paper's pipeline, or this loop with --deterministic.",
+)
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @click.option("--device", "device_name", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-def main(data: str, rounds: int, only: tuple[str, ...], precision: str, device_name: str) -> None:
+def main(
+    data: str, rounds: int, rows: int | None, only: tuple[str, ...], against: str, precision: str, device_name: str
+) -> None:
     """Compare the training loops."""
     device = choose_device(device_name)
     cases = CUDA if device.type == "cuda" else CPU
+    cases = [replace(case, rows=rows or case.rows) for case in cases]
     chosen = [case for case in cases if not only or any(word in f"{case.model} at {case.image_size}" for word in only)]
-    report((compare(case, data, device, rounds, precision) for case in chosen), device)
+    report((compare(case, data, device, rounds, precision, against) for case in chosen), device, against)
 
 
 if __name__ == "__main__":

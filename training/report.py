@@ -26,7 +26,8 @@ def summarise(
     """All of `summary.json`; the metrics are those of the best epoch on the validation split.
 
     `class_distribution.drawn` is the expected number of rows of each class an epoch trains on: the same as
-    before without balancing, equal for all classes with it.
+    before without balancing, equal for all classes with it. `seconds` is the wall time of all epochs with their
+    validation, `train_seconds` the part of it that trained, which `images_per_second` is of.
     """
     even = sum(counts) / len(classes)
     return {
@@ -40,6 +41,7 @@ def summarise(
         },
         "epochs": len(outcome.history),
         "stopped_early": outcome.stopped_early,
+        "seconds": round(outcome.seconds, 3),
         "train_seconds": round(outcome.train_seconds, 3),
         "images_per_second": round(outcome.images_per_second, 1),
         "classes": list(classes),

@@ -11,7 +11,13 @@ from training.checkpoint import Checkpoint, DataRecord, record_data
 from training.config import TrainConfig, resolve
 from training.datasets import Dataset, Split
 from training.distributed import check_batch, joined
-from training.environment import choose_device, choose_precision, describe_environment, make_deterministic
+from training.environment import (
+    choose_device,
+    choose_precision,
+    describe_environment,
+    keep_freed_memory,
+    make_deterministic,
+)
 from training.errors import ConfigError, DataError, XtrainError
 from training.estimate import estimate
 from training.loader import class_counts
@@ -126,6 +132,8 @@ def train_run(
     if config.deterministic:
         make_deterministic()
     device = choose_device(device_name)
+    if device.type == "cpu":
+        keep_freed_memory()
     with joined(device) as team:
         check_batch(config.batch_size, team.world)
         ready = prepare(replace(config, precision=choose_precision(config.precision, device)), data_dir, stream)

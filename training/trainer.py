@@ -38,12 +38,17 @@ EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run can tell: the best epoch, its validation figures, the history, and the speed."""
+    """What a finished run can tell: the best epoch, its validation figures, the history, and the speed.
+
+    `seconds` are the wall time of all epochs, also those before a resumption; `train_seconds` is it without
+    validation.
+    """
 
     best_epoch: int
     best: Metrics
     history: list[dict[str, Any]]
     stopped_early: bool
+    seconds: float
     train_seconds: float
     images_per_second: float
 
@@ -161,6 +166,7 @@ class Trainer:
             best=self.best,
             history=self.history,
             stopped_early=self.stopping.exhausted and len(self.history) < self.config.epochs,
+            seconds=sum(entry["seconds"] for entry in self.history),
             train_seconds=seconds,
             images_per_second=self.train_loader.rows_an_epoch * len(self.history) / seconds,
         )

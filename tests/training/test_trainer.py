@@ -28,6 +28,7 @@ def test_the_summary_is_of_the_best_epoch(sample_run: Path) -> None:
     assert figures["epoch"] == best.epoch and figures["accuracy"] == best.metrics["accuracy"]
     assert (figures["protocol"], figures["split"], figures["rows"]) == ("official", "val", 150)
     assert summary["digest"] == best.digest
+    assert summary["seconds"] > summary["train_seconds"] > 0
     # Its own figures again, from the weights on disk.
     from training import catalog
     from training.loader import Loader
