@@ -1,50 +1,75 @@
-"""From runs to one verified file: trace, strip, describe, compare, and only then take the name."""
+"""From runs to one verified file: weigh, calibrate, trace, strip, compare, describe, and only then take the names."""
 
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 
-from export.graph import Ensemble, check_members
-from export.parity import Parity, compare
-from serving.card import INPUT, KEY, OUTPUT, Card
+from export.calibration import calibrate, fit_temperature
+from export.document import document
+from export.graph import VIEWS, Ensemble, check_members
+from export.parity import GATES, Parity, compare, compare_heatmaps
+from export.weighting import parse_weights, select_greedily
+from serving import onnxfile
+from serving.card import HEATMAP, INPUT, KEY, OUTPUT, Card
 from serving.predictor import Predictor
 from training import catalog, checkpoint
 from training.atomic import refuse_existing, replacing
 from training.checkpoint import Checkpoint
 from training.datasets import Split
 from training.environment import git_commit, package_versions
-from training.errors import DataError, ExportError
-from training.metrics import Metrics, evaluate
+from training.errors import ConfigError, DataError, ExportError
+from training.metrics import Metrics, calibration_bins, evaluate
 from training.splits import gather, partition
 
 OPSET = 20
 PARITY_IMAGES = 256  # validation rows are filled up with training rows to this many
+BATCH = {"cpu": 32, "cuda": 256}  # images in torch at a time, views counted
+LIMIT = 2**31 - 2**24  # bytes of one protocol-buffers message, less what is not weights
+
+
+@dataclass(frozen=True)
+class Options:
+    """How runs become a file.
+
+    `name` None is the file's stem; `version` is the user's; `weights` None are equal ones, else `auto` or numbers
+    such as `0.6,0.4`; `calibrate` fits a temperature; `tta` averages over the dihedral views; `explain` adds the
+    heatmap; `device` is where the comparison runs.
+    """
+
+    name: str | None = None
+    version: str = "1"
+    weights: str | None = None
+    calibrate: bool = True
+    tta: bool = False
+    explain: bool = False
+    precision: str = "fp32"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export can tell."""
+    """What an export can tell; `left_out` are the runs, from 1, that greedy selection gave no weight."""
 
     card: Card
     parity: Parity
     metrics: Metrics
     bytes: int
+    left_out: tuple[int, ...] = ()
 
 
 def export_runs(
     runs: Sequence[Path],
     output: Path,
+    options: Options | None = None,
     *,
-    name: str | None = None,
-    version: str = "1",
     data: str | None = None,
     data_dir: str | None = None,
     overwrite: bool = False,
@@ -53,41 +78,140 @@ def export_runs(
 
     Args:
         runs: run folders or checkpoints, each once.
-        output: the `.onnx` to write.
-        name: of the model, by default the file's stem.
-        version: the user's version of it.
+        output: the `.onnx` to write; `.onnx.sha256` and the model card `.md` go beside it.
+        options: how.
         data: where the training data is now, if it has moved.
         data_dir: where named sets lie.
-        overwrite: whether an existing file may be replaced.
+        overwrite: whether existing files may be replaced.
 
     Raises:
-        XtrainError: of the fitting kind; `output` is then as it was.
+        XtrainError: of the fitting kind; `output` and the files beside it are then as they were.
     """
-    refuse_existing(output, overwrite)
+    options = options or Options()
+    if output.suffix != ".onnx":
+        raise ConfigError(f"-o {output}: name a file that ends in .onnx")
+    beside = output.with_suffix(".md"), onnxfile.sidecar(output)
+    for path in (output, *beside):
+        refuse_existing(path, overwrite)
     checkpoints = [checkpoint.load(Path(run)) for run in runs]
     check_members(checkpoints)
-    weights = [1 / len(checkpoints)] * len(checkpoints)
-    ensemble = Ensemble([item.classifier() for item in checkpoints], weights).eval()
-    val, extra = _images(checkpoints[0], data, data_dir)
+    weights = None
+    if options.weights not in (None, "auto"):
+        weights = parse_weights(str(options.weights), len(checkpoints))
+    ensemble = make(checkpoints, weights, options)
+    val, images = _images(checkpoints[0], data, data_dir)
+    assert val.labels is not None
+    labels = val.labels
+
+    parts = answers(ensemble, images, options.device)
+    kept = list(range(len(checkpoints)))
+    if options.weights == "auto":
+        weights = select_greedily(parts[:, : len(val)].numpy(), labels)
+        kept = [index for index, weight in enumerate(weights) if weight > 0]
+        weights = [weights[index] for index in kept]
+        checkpoints, parts = [checkpoints[index] for index in kept], parts[kept]
+        ensemble = make(checkpoints, weights, options)
+    plain = ensemble.combine(list(parts)).numpy()
+    if options.calibrate:
+        ensemble.temperature = fit_temperature(labels, plain[: len(val)])
+    expected = ensemble.combine(list(parts)).numpy()
+    # Heatmaps need the whole forward pass again, so a first batch must do; enough to see a wrong graph.
+    seen = images[: BATCH["cpu"]]
+    shown = _explained(ensemble, seen, options.device) if options.explain else None
+
+    if options.precision == "fp16":
+        ensemble.halve()
     model = trace(ensemble, checkpoints[0].spec.shape)
-    with replacing(output) as temporary:
-        card = _card(checkpoints, weights, name or output.stem, version, {})
+    card = _card(checkpoints, ensemble, options, output)
+    # Entered last, left first: the model takes its name before the two files that speak of it.
+    with replacing(beside[0]) as readable, replacing(beside[1]) as digest, replacing(output) as temporary:
         _save(model, card, temporary)
-        parity = compare(
-            ensemble, Predictor(temporary, "cpu").predict, np.concatenate([val.images[:], extra.images[:]])
+        predictor = Predictor(temporary, options.device)
+        answer = predictor.predict(images)
+        parity = compare(expected, answer, labels, GATES[options.precision], predictor.provider)
+        if shown:
+            compare_heatmaps(shown, predictor.explain(seen), GATES[options.precision])
+        metrics = evaluate(labels, answer[: len(val)])
+        card = replace(
+            card,
+            metrics=[{"protocol": checkpoints[0].data.protocol, "split": "val", **metrics.as_json()}],
+            parity=parity.as_json(),
+            calibration=calibrate(labels, plain[: len(val)], answer[: len(val)], ensemble.temperature).as_json()
+            if ensemble.temperature is not None
+            else None,
         )
-        assert val.labels is not None
-        metrics = evaluate(val.labels, parity.probabilities[: len(val)])
-        card = _card(checkpoints, weights, name or output.stem, version, metrics.as_json())
         _save(model, card, temporary)
         Predictor(temporary, "cpu")
         size = temporary.stat().st_size
-    return Exported(card, parity, metrics, size)
+        digest.write_text(f"{onnxfile.sha256(temporary)}  {output.name}\n", encoding="utf-8")
+        bins = calibration_bins(labels, answer[: len(val)])
+        readable.write_text(document(card, metrics, bins), encoding="utf-8")
+    left_out = tuple(index + 1 for index in range(len(runs)) if index not in kept)
+    return Exported(card, parity, metrics, size, left_out)
+
+
+def make(checkpoints: Sequence[Checkpoint], weights: Sequence[float] | None, options: Options) -> Ensemble:
+    """The module to export, in evaluation mode on the CPU.
+
+    Raises:
+        ExportError: options that the members do not take, or more weights than one file holds.
+    """
+    members = [item.classifier() for item in checkpoints]
+    ensemble = Ensemble(members, weights, tta=options.tta, explain=options.explain).eval()
+    width = 2 if options.precision == "fp16" else 4
+    size = width * sum(value.numel() for member in members for value in member.network.state_dict().values())
+    if size > LIMIT:
+        raise ExportError(
+            f"the members' weights are {size / 1e9:.1f} GB and one ONNX file holds 2.1 GB; average fewer runs or use "
+            "--precision fp16"
+        )
+    return ensemble
+
+
+@torch.inference_mode()
+def answers(ensemble: Ensemble, images: NDArray[np.uint8], device: str) -> torch.Tensor:
+    """Each member's probabilities (members, N, classes) of images (N, H, W, C), on the CPU, uncalibrated."""
+    with _on(ensemble, device) as there:
+        parts = [
+            torch.stack(ensemble.member_probabilities(batch.to(there))).cpu()
+            for batch in _batches(ensemble, images, there.type)
+        ]
+    return torch.cat(parts, dim=1)
+
+
+@torch.inference_mode()
+def _explained(
+    ensemble: Ensemble, images: NDArray[np.uint8], device: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probabilities (N, classes) and heatmaps (N, H, W) by torch."""
+    with _on(ensemble, device) as there:
+        pairs = [ensemble(batch.to(there)) for batch in _batches(ensemble, images, there.type)]
+    probabilities, heatmaps = (torch.cat([pair[index].cpu() for pair in pairs]).numpy() for index in range(2))
+    return probabilities, heatmaps[:, 0]
+
+
+@contextlib.contextmanager
+def _on(ensemble: Ensemble, device: str) -> Iterator[torch.device]:
+    """Have the module on a device for a while, without the shortened products of TF32 that a gate would see."""
+    there = torch.device(device)
+    torch.backends.cudnn.allow_tf32 = False
+    ensemble.to(there)
+    try:
+        yield there
+    finally:
+        ensemble.to("cpu")
+
+
+def _batches(ensemble: Ensemble, images: NDArray[np.uint8], kind: str) -> Iterator[torch.Tensor]:
+    rows = max(1, BATCH[kind] // (VIEWS if ensemble.tta else 1))
+    for start in range(0, len(images), rows):
+        yield torch.from_numpy(images[start : start + rows])
 
 
 def trace(ensemble: Ensemble, shape: tuple[int, int, int]) -> onnx.ModelProto:
     """Turn the module into a self-contained ONNX graph with a free batch dimension."""
     example = torch.zeros((2, *shape), dtype=torch.uint8)
+    names = [OUTPUT, HEATMAP] if ensemble.explained else [OUTPUT]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # torch's own deprecations inside its exporter
         program = torch.onnx.export(
@@ -95,7 +219,7 @@ def trace(ensemble: Ensemble, shape: tuple[int, int, int]) -> onnx.ModelProto:
             (example,),
             dynamo=True,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=names,
             dynamic_shapes=({0: torch.export.Dim("N")},),
             opset_version=OPSET,
             external_data=False,
@@ -132,8 +256,8 @@ def _save(model: onnx.ModelProto, card: Card, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _images(first: Checkpoint, data: str | None, data_dir: str | None) -> tuple[Split, Split]:
-    """The validation rows all members share, and training rows to fill them up for the comparison.
+def _images(first: Checkpoint, data: str | None, data_dir: str | None) -> tuple[Split, NDArray[np.uint8]]:
+    """The validation rows all members share, and their images filled up with training rows for the comparison.
 
     Raises:
         DataError: the training data is not where it was, or is not the same.
@@ -149,17 +273,14 @@ def _images(first: Checkpoint, data: str | None, data_dir: str | None) -> tuple[
     if divided.digest != record.split_digest:
         raise DataError("the split cannot be rebuilt as in training; use the version that trained the run")
     missing = max(0, PARITY_IMAGES - len(divided.val))
-    return gather(dataset, divided, "val"), dataset.gather(divided.train[:missing])
+    val, extra = gather(dataset, divided, "val"), dataset.gather(divided.train[:missing])
+    return val, np.concatenate([val.images[:], extra.images[:]])
 
 
-def _card(
-    checkpoints: Sequence[Checkpoint],
-    weights: Sequence[float],
-    name: str,
-    version: str,
-    metrics: dict[str, Any],
-) -> Card:
+def _card(checkpoints: Sequence[Checkpoint], ensemble: Ensemble, options: Options, output: Path) -> Card:
+    """What is known before the comparison."""
     first = checkpoints[0]
+    height, width, channels = first.spec.shape
     members = [
         {
             "architecture": item.spec.architecture,
@@ -173,21 +294,34 @@ def _card(
             "mean": list(item.spec.mean),
             "std": list(item.spec.std),
         }
-        for item, weight in zip(checkpoints, weights, strict=True)
+        for item, weight in zip(checkpoints, ensemble.weights, strict=True)
     ]
+    heatmap = {
+        "name": HEATMAP,
+        "shape": ["N", 1, height, width],
+        "range": [0, 1],
+        "of": "the top class",
+        "method": "Grad-CAM in closed form; a class activation map behind global average pooling",
+    }
     return Card(
-        name=name,
-        version=version,
+        name=options.name or output.stem,
+        version=options.version,
         members=members,
         data=first.data.as_json(),
         classes=first.spec.classes,
         input={
             "name": INPUT,
-            "shape": ["N", *first.spec.shape],
+            "shape": ["N", height, width, channels],
             "dtype": "uint8",
-            "colour": "RGB" if first.spec.shape[2] == 3 else "grey",
+            "colour": "RGB" if channels == 3 else "grey",
         },
-        metrics=[{"protocol": first.data.protocol, "split": "val", **metrics}] if metrics else [],
+        metrics=[],
+        weighting={None: "equal", "auto": "greedy"}.get(options.weights, "given"),
+        calibration=None,
+        tta="dihedral" if options.tta else None,
+        explain=heatmap if options.explain else None,
+        precision=options.precision,
+        parity={},
         packages=package_versions(),
         git_commit=git_commit(),
     )

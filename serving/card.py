@@ -6,13 +6,16 @@ Born in `export`, read by everything that serves or scores. Needs neither torch 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from serving import onnxfile
 from training.errors import ModelFileError
 
-FORMAT = 1
+FORMAT = 2
 KEY = "card"
-INPUT, OUTPUT = "images", "probabilities"
+INPUT, OUTPUT, HEATMAP = "images", "probabilities", "heatmap"
+PRECISIONS, VIEWS = ("fp32", "fp16"), {None: 1, "dihedral": 8}
 INTENDED_USE = (
     "Research and teaching in image classification. Not a medical device, not validated for diagnosis; "
     "do not use it for decisions about patients."
@@ -33,6 +36,13 @@ class Card:
         classes: names by class index.
         input: `name`, `shape` ("N", H, W, C), `dtype` uint8, `colour` RGB or grey.
         metrics: figures of the exported file itself, each with `protocol` and `split`.
+        weighting: where the members' weights come from: `equal`, `given`, or `greedy` selection on validation rows.
+        calibration: the temperature, on which rows it was fitted and what it changed; None if none was fitted.
+        tta: `dihedral` if the eight views are averaged inside, else None.
+        explain: None, or the second output: `name`, `shape`, `method` of each member, `range`.
+        precision: of the networks inside, `fp32` or `fp16`.
+        parity: how far onnxruntime was from torch before the file took its name: `images`, `max_difference`,
+            `top_class_agreement`, both accuracies on the validation rows, `provider`.
         packages: versions that made the file.
         git_commit: of the code that made it, or None.
         intended_use: what it is for, and what not.
@@ -46,6 +56,12 @@ class Card:
     classes: tuple[str, ...]
     input: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
+    weighting: str
+    calibration: Mapping[str, Any] | None
+    tta: str | None
+    explain: Mapping[str, Any] | None
+    precision: str
+    parity: Mapping[str, Any]
     packages: Mapping[str, str]
     git_commit: str | None
     intended_use: str = INTENDED_USE
@@ -56,6 +72,11 @@ class Card:
         """Native (H, W, C) of the images."""
         _, height, width, channels = self.input["shape"]
         return height, width, channels
+
+    @property
+    def views(self) -> int:
+        """How many images the networks see for each one sent."""
+        return VIEWS[self.tta]
 
     def to_json(self) -> str:
         """JSON with sorted keys, so that the same facts are the same bytes."""
@@ -78,6 +99,22 @@ class Card:
         return cls(**{**values, "classes": tuple(values["classes"])})
 
 
+def read_card(path: Path) -> Card:
+    """The card of a model file, which is not loaded for it.
+
+    Raises:
+        ModelFileError: not a self-contained ONNX file with a valid card.
+    """
+    contents = onnxfile.read(path)
+    if contents.external:
+        raise ModelFileError(
+            f"{path}: keeps weights in other files (external data), which are not read; use one self-contained file"
+        )
+    if KEY not in contents.properties:
+        raise ModelFileError(f"{path}: has no card; it was not written by xexport")
+    return Card.from_json(contents.properties[KEY], str(path))
+
+
 KINDS: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "version": str,
@@ -86,6 +123,12 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "classes": list,
     "input": dict,
     "metrics": list,
+    "weighting": str,
+    "calibration": (dict, type(None)),
+    "tta": (str, type(None)),
+    "explain": (dict, type(None)),
+    "precision": str,
+    "parity": dict,
     "packages": dict,
     "git_commit": (str, type(None)),
     "intended_use": str,
@@ -115,4 +158,6 @@ def _fault(values: Any) -> str | None:
         return f"has the input dtype {values['input'].get('dtype')!r}, not uint8"
     if not values["members"]:
         return "names no members"
+    if values["tta"] not in VIEWS or values["precision"] not in PRECISIONS:
+        return f"has the tta {values['tta']!r} and the precision {values['precision']!r}, not ones this version knows"
     return None

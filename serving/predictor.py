@@ -8,14 +8,21 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from serving.card import INPUT, KEY, OUTPUT, Card
+from serving import onnxfile
+from serving.card import HEATMAP, INPUT, OUTPUT, read_card
 from training.errors import ConfigError, ModelFileError
 
 BATCH = 256
 
 
 class Predictor:
-    """A session over one `.onnx` with a valid card."""
+    """A session over one `.onnx` with a valid card.
+
+    Attributes:
+        card: what the file says of itself.
+        digest: SHA-256 of the file.
+        batch: rows of one run; more are run in turn.
+    """
 
     def __init__(self, path: str | Path, device: str = "auto", threads: int = 0) -> None:
         """Load the file and check that it is what its card says.
@@ -26,12 +33,14 @@ class Predictor:
             threads: threads of one prediction on the CPU; 0 is one a core.
 
         Raises:
-            ModelFileError: missing, unreadable, no card, or a graph that contradicts the card.
+            ModelFileError: missing, unreadable, other bytes than the digest beside it says, weights in other files,
+                no card, or a graph that contradicts the card.
             ConfigError: CUDA was asked for and did not load.
         """
         self.path = Path(path)
-        if not self.path.is_file():
-            raise ModelFileError(f"{path}: no such file; name an .onnx that xexport wrote")
+        self.card = read_card(self.path)
+        self.digest = onnxfile.verify(self.path)
+        self.batch = BATCH // self.card.views
         providers = _providers(device)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -44,10 +53,6 @@ class Predictor:
         # onnxruntime falls back to the CPU silently when CUDA cannot load.
         if device == "cuda" and self.session.get_providers()[0] != "CUDAExecutionProvider":
             raise ConfigError("--device cuda: onnxruntime could not load CUDA; use --device cpu or auto")
-        text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
-        if text is None:
-            raise ModelFileError(f"{path}: has no card; it was not written by xexport")
-        self.card = Card.from_json(text, str(path))
         self._check_graph()
 
     @property
@@ -59,21 +64,44 @@ class Predictor:
         """Run once, so that no client waits for the first run's allocations."""
         self.predict(np.zeros((1, *self.card.shape), np.uint8))
 
+    @property
+    def explains(self) -> bool:
+        """Whether the file has a heatmap to give."""
+        return self.card.explain is not None
+
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (N, classes) float32 of images (N, H, W, C) uint8 at the native size.
 
         Raises:
             ValueError: another dtype or shape.
         """
+        (probabilities,) = self._run(images, [OUTPUT])
+        return probabilities.reshape(-1, len(self.card.classes))
+
+    def explain(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Probabilities (N, classes), and heatmaps (N, H, W) in [0, 1] of each image's top class.
+
+        Raises:
+            ConfigError: the file was exported without --explain.
+            ValueError: another dtype or shape.
+        """
+        if not self.explains:
+            raise ConfigError(f"{self.path}: has no heatmap; export it with --explain")
+        probabilities, heatmaps = self._run(images, [OUTPUT, HEATMAP])
+        height, width, _ = self.card.shape
+        return probabilities.reshape(-1, len(self.card.classes)), heatmaps.reshape(-1, height, width)
+
+    def _run(self, images: NDArray[np.uint8], outputs: list[str]) -> list[NDArray[np.float32]]:
+        """The outputs of all images, each joined along its first axis."""
         if images.dtype != np.uint8 or images.shape[1:] != self.card.shape:
             raise ValueError(f"images are {images.dtype} {images.shape}; the model takes uint8 (N, *{self.card.shape})")
         if not len(images):
-            return np.empty((0, len(self.card.classes)), np.float32)
+            return [np.empty(0, np.float32) for _ in outputs]
         parts = [
-            self.session.run([OUTPUT], {INPUT: images[start : start + BATCH]})[0]
-            for start in range(0, len(images), BATCH)
+            self.session.run(outputs, {INPUT: images[start : start + self.batch]})
+            for start in range(0, len(images), self.batch)
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def _check_graph(self) -> None:
         height, width, channels = self.card.shape
@@ -84,6 +112,8 @@ class Predictor:
         found = {item.name: item.shape for item in outputs}
         if found.get(OUTPUT, [None])[1:] != [len(self.card.classes)]:
             raise ModelFileError(f"{self.path}: its output is not the card's; export it again")
+        if self.explains and found.get(HEATMAP, [None])[1:] != [1, height, width]:
+            raise ModelFileError(f"{self.path}: its heatmap is not the card's; export it again")
 
 
 def _providers(device: str) -> list[str]:

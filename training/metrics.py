@@ -19,7 +19,8 @@ class Metrics:
 
     `accuracy_interval` is the 95 % Wilson score interval of the accuracy (Wilson 1927), which says how far a
     split of `rows` images can tell two accuracies apart. `auc` is the macro one-versus-rest area under the
-    ROC curve, None where no class has both positives and negatives.
+    ROC curve, None where no class has both positives and negatives. `ece` is the expected calibration error
+    (Guo et al. 2017, eq. 3): how far confidence and accuracy lie apart; None in figures from before it was kept.
     """
 
     rows: int
@@ -31,6 +32,7 @@ class Metrics:
     auc: float | None
     loss: float
     confusion: list[list[int]]
+    ece: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -81,6 +83,42 @@ def auc_one_versus_rest(labels: NDArray[Any], probabilities: NDArray[Any]) -> fl
     return float(np.mean(areas)) if areas else None
 
 
+@dataclass(frozen=True)
+class Bin:
+    """Rows whose top probability lies in one interval: how many, its mean, and the share that is right."""
+
+    low: float
+    high: float
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+def calibration_bins(labels: NDArray[Any], probabilities: NDArray[Any], bins: int = 15) -> list[Bin]:
+    """The calibration curve: equal-width bins of the top class's probability, those without rows left out.
+
+    Args:
+        labels: (N,) integers.
+        probabilities: (N, classes) floats.
+        bins: how many; 15 as in Guo et al. 2017.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)  # (low, high], as there
+    found = []
+    for index in np.unique(place):
+        here = place == index
+        share, mean = float(right[here].mean()), float(confidence[here].mean())
+        found.append(Bin(index / bins, (index + 1) / bins, int(here.sum()), mean, share))
+    return found
+
+
+def expected_calibration_error(bins: Sequence[Bin]) -> float:
+    """Mean distance of confidence and accuracy over the rows (Guo et al. 2017, eq. 3)."""
+    rows = sum(item.rows for item in bins)
+    return sum(item.rows * abs(item.confidence - item.accuracy) for item in bins) / rows
+
+
 def evaluate(labels: NDArray[Any], probabilities: NDArray[Any]) -> Metrics:
     """All figures of one split.
 
@@ -106,6 +144,7 @@ def evaluate(labels: NDArray[Any], probabilities: NDArray[Any]) -> Metrics:
         auc=auc_one_versus_rest(labels, probabilities),
         loss=float(-np.log(np.clip(chosen, 1e-12, 1.0)).mean()),
         confusion=confusion.tolist(),
+        ece=expected_calibration_error(calibration_bins(labels, probabilities)),
     )
 
 
@@ -113,10 +152,11 @@ def format_metrics(metrics: Metrics, classes: Sequence[str]) -> str:
     """Lay the figures out for a person: totals, then recall and precision of every class."""
     low, high = metrics.accuracy_interval
     auc = "-" if metrics.auc is None else f"{metrics.auc:.4f}"
+    ece = "-" if metrics.ece is None else f"{metrics.ece:.4f}"
     lines = [
         f"accuracy  {metrics.accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f}, {metrics.rows} images)",
         f"precision {metrics.precision:.4f}  recall {metrics.recall:.4f}  F1 {metrics.f1:.4f}  (macro)",
-        f"AUC       {auc}  (macro, one versus rest)   log loss {metrics.loss:.4f}",
+        f"AUC       {auc}  (macro, one versus rest)   log loss {metrics.loss:.4f}   ECE {ece}",
     ]
     matrix = np.asarray(metrics.confusion)
     width = max(len(name) for name in classes)

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from export.write import export_runs
+from export.write import Options, export_runs
 from serving.card import Card
 from serving.predictor import Predictor
 from tests.conftest import Command, train
@@ -18,7 +18,8 @@ from training.models import ARCHITECTURES
 
 def test_one_self_contained_file(sample_model: Path) -> None:
     """Loaded from a folder of its own by onnxruntime alone."""
-    assert [path.name for path in sample_model.parent.iterdir()] == ["sample.onnx"]
+    names = sorted(path.name for path in sample_model.parent.iterdir())
+    assert names == ["sample.md", "sample.onnx", "sample.onnx.sha256"]
     session = onnxruntime.InferenceSession(sample_model.read_bytes(), providers=["CPUExecutionProvider"])
     (images,), (probabilities,) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(uint8)", [28, 28, 3])
@@ -38,8 +39,11 @@ def test_any_batch_size_gives_torchs_probabilities(
 ) -> None:
     images = read_npz(sample).splits["test"].images[:rows]
     got = Predictor(sample_model, "cpu").predict(images)
+    calibration = Predictor(sample_model, "cpu").card.calibration
+    assert calibration is not None
     with torch.inference_mode():
-        expected = checkpoint.load(sample_run).classifier()(torch.from_numpy(images)).softmax(1).numpy()
+        logits = checkpoint.load(sample_run).classifier()(torch.from_numpy(images))
+        expected = (logits / calibration["temperature"]).softmax(1).numpy()
     np.testing.assert_allclose(got, expected, atol=1e-5)
     np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-5)
 
@@ -52,6 +56,8 @@ def test_the_card_tells_everything(sample_model: Path, sample_run: Path, sample:
     assert card.members[0]["architecture"] == "simplecnn" and card.members[0]["digest"] == best.digest
     assert card.data["md5"] == read_npz(sample).md5 and card.data["licence"] == "CC BY 4.0"
     assert "Not a medical device" in card.intended_use and card.packages["torch"]
+    assert (card.weighting, card.tta, card.explain, card.precision) == ("equal", None, None, "fp32")
+    assert card.parity["images"] == 256 and card.parity["accuracy_torch"] == card.parity["accuracy_onnxruntime"]
     (figures,) = card.metrics
     assert (figures["protocol"], figures["split"], figures["rows"]) == ("official", "val", 150)
     # onnxruntime's figures, which must equal those of training.
@@ -64,8 +70,9 @@ def test_nothing_of_this_machine_is_in_the_file(sample_model: Path) -> None:
 
 
 def test_the_same_run_gives_the_same_bytes(sample_model: Path, sample_run: Path, tmp_path: Path) -> None:
-    export_runs([sample_run], tmp_path / "again.onnx", name="sample")
+    export_runs([sample_run], tmp_path / "again.onnx", Options(name="sample"))
     assert (tmp_path / "again.onnx").read_bytes() == sample_model.read_bytes()
+    assert (tmp_path / "again.md").read_bytes() == sample_model.with_suffix(".md").read_bytes()
 
 
 # The slow ones at the smallest side that is not their smallest: the resize must be in the graph.
@@ -95,10 +102,10 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> list[Pat
 
 
 def test_an_ensemble_is_the_mean_of_its_members(two_runs: list[Path], sample: Path, tmp_path: Path) -> None:
-    done = export_runs(two_runs, tmp_path / "ensemble.onnx")
+    done = export_runs(two_runs, tmp_path / "ensemble.onnx", Options(calibrate=False))
     images = read_npz(sample).splits["test"].images
     for index, run in enumerate(two_runs):
-        export_runs([run], tmp_path / f"{index}.onnx")
+        export_runs([run], tmp_path / f"{index}.onnx", Options(calibrate=False))
     single = [Predictor(tmp_path / f"{index}.onnx").predict(images) for index in range(2)]
     assert np.abs(single[0] - single[1]).max() > 0.01
     got = Predictor(tmp_path / "ensemble.onnx").predict(images)
@@ -135,10 +142,17 @@ def test_data_that_moved_or_changed(command: Command, tiny: Path, tmp_path: Path
 
 
 def test_an_existing_file_is_kept(command: Command, sample_run: Path, tmp_path: Path) -> None:
-    model = tmp_path / "m.onnx"
-    model.write_text("mine")
-    result = command("xexport", sample_run, "-o", model)
-    assert result.code == 1 and "--overwrite" in result.error and model.read_text() == "mine"
+    for name in ("m.onnx", "m.md", "m.onnx.sha256"):
+        (tmp_path / name).write_text("mine")
+        result = command("xexport", sample_run, "-o", tmp_path / "m.onnx")
+        assert result.code == 1 and "--overwrite" in result.error and name in result.error
+        assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+
+
+def test_another_suffix_is_refused(command: Command, sample_run: Path, tmp_path: Path) -> None:
+    result = command("xexport", sample_run, "-o", tmp_path / "m.md")
+    assert result.code == 2 and "ends in .onnx" in result.error and not list(tmp_path.iterdir())
 
 
 def test_a_failing_gate_leaves_no_file(
@@ -188,6 +202,57 @@ def test_no_space_for_the_model(sample_run: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 1 and "cannot write" in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_show_prints_the_card_without_torch_or_onnx(sample_model: Path) -> None:
+    import subprocess
+    import sys
+
+    from tests.conftest import ROOT
+
+    program = (
+        "import sys; sys.argv = ['xexport', 'show', sys.argv[1]]\n"
+        "from export.cli import main\n"
+        "try: main()\n"
+        "finally: print([name for name in ('torch', 'onnx', 'onnxruntime') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(sample_model)], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert done.returncode == 0 and done.stderr.strip() == "[]", done.stderr
+    shown = json.loads(done.stdout)
+    digest = sample_model.with_name("sample.onnx.sha256").read_text().split()[0]
+    assert shown.pop("sha256") == digest
+    assert Card.from_json(json.dumps(shown)) == Predictor(sample_model).card
+
+
+def test_the_model_card_tells_what_a_reader_needs(sample_model: Path, sample_run: Path) -> None:
+    text = sample_model.with_suffix(".md").read_text()
+    card = Predictor(sample_model).card
+    figures = card.metrics[0]
+    for needed in (
+        "do not use it for decisions about patients",
+        "licence: CC BY 4.0",
+        "Protocol: official",
+        f"{figures['accuracy']:.4f} (95 % interval",
+        f"{figures['ece']:.4f}",
+        "No test row was used",
+        "## Confusion matrix",
+        "| 0.93 to 1.00 |",
+        *card.classes,
+    ):
+        assert needed in text, needed
+    confusion = np.array(figures["confusion"])
+    for index, name in enumerate(card.classes):
+        hits, true, predicted = confusion[index, index], confusion[index].sum(), confusion[:, index].sum()
+        precision = f"{hits / predicted:.4f}" if predicted else "-"
+        assert f"| {index} | {name} | {precision} | {hits / true:.4f} | {true} |" in text
+        assert f"| {index} {name} | " + " | ".join(map(str, confusion[index])) + " |" in text
+    off = confusion - np.diag(np.diag(confusion))
+    row, column = np.unravel_index(off.argmax(), off.shape)
+    assert f"taken for {card.classes[column]}: {off[row, column]} of" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in lines)
 
 
 def test_the_cards_json_is_sorted(sample_model: Path) -> None:

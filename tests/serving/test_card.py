@@ -22,12 +22,15 @@ def test_round_trip(sample_model: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "has format 2"),
+        ({"format": 1}, "has format 1, this version reads 2"),
         ({"classes": []}, "no list of class names"),
         ({"classes": [1, 2]}, "no list of class names"),
         ({"name": None}, "name of type NoneType"),
         ({"surprise": 1}, "surprise"),
         ({"members": []}, "names no members"),
+        ({"tta": "crops"}, "tta 'crops'"),
+        ({"precision": "int8"}, "precision 'int8'"),
+        ({"explain": True}, "explain of type bool"),
         ({"input": {"shape": ["N", 28, 28], "dtype": "uint8"}}, "input shape"),
         ({"input": {"shape": ["N", 28, 28, 4], "dtype": "uint8"}}, "input shape"),
         ({"input": {"shape": ["N", 28, 28, 3], "dtype": "float32"}}, "input dtype 'float32'"),

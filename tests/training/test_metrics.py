@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from training.metrics import evaluate, format_metrics, wilson_interval
+from training.metrics import calibration_bins, evaluate, format_metrics, wilson_interval
 
 
 @pytest.mark.parametrize("classes", [2, 9])
@@ -51,3 +51,27 @@ def test_wilson_interval(successes: int, trials: int, low: float, high: float) -
 def test_text_names_every_class() -> None:
     text = format_metrics(evaluate(np.array([0, 1, 1]), np.eye(2)[[0, 1, 0]] * 0.8 + 0.1), ["adipose", "mucus"])
     assert "accuracy  0.6667" in text and "0 adipose  recall 1.0000  precision 0.5000  of 1" in text
+
+
+def test_calibration_error_by_hand() -> None:
+    """Two rows at 0.9 of which one is right, two at 0.6 both right: (2 * 0.4 + 2 * 0.4) / 4."""
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    labels = np.array([0, 1, 0, 1])
+    assert evaluate(labels, probabilities).ece == pytest.approx(0.4)
+    low, high = calibration_bins(labels, probabilities)
+    assert (low.rows, low.accuracy, low.confidence) == (2, 1.0, pytest.approx(0.6))
+    assert (high.rows, high.accuracy) == (2, 0.5) and high.low < 0.9 <= high.high
+
+
+def test_certain_rows_fall_into_the_last_bin() -> None:
+    (only,) = calibration_bins(np.array([0, 1]), np.eye(2))
+    assert (only.high, only.accuracy) == (1.0, 1.0)
+    assert evaluate(np.array([0, 1]), np.eye(2)).ece == 0
+
+
+def test_a_calibrated_classifier_has_a_small_error() -> None:
+    random = np.random.RandomState(0)
+    probabilities = random.dirichlet(np.ones(4), 50_000)
+    labels = (probabilities.cumsum(axis=1) < random.rand(50_000, 1)).sum(axis=1)
+    got = evaluate(labels, probabilities).ece
+    assert got is not None and got < 0.01

@@ -1,0 +1,51 @@
+"""The temperature: found where it is known, harmless to the order of classes, and told in the card."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from export.calibration import fit_temperature
+from export.write import Options, export_runs
+from serving.predictor import Predictor
+from training.datasets import read_npz
+from training.metrics import evaluate
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_a_known_temperature_is_found(temperature: float) -> None:
+    """Labels drawn from softmax(logits / T) make T the optimum, up to sampling."""
+    random = np.random.RandomState(1)
+    logits = random.normal(0, 3, (40_000, 5))
+    right = softmax(logits / temperature, axis=1)
+    labels = (right.cumsum(axis=1) < random.rand(40_000, 1)).sum(axis=1)
+    assert fit_temperature(labels, softmax(logits, axis=1)) == pytest.approx(temperature, rel=0.03)
+
+
+def test_it_lowers_the_loss_and_stays_within_bounds() -> None:
+    labels = np.array([0, 1, 1, 0])
+    wrong = np.eye(2)[1 - labels] * 0.98 + 0.01
+    assert fit_temperature(labels, wrong) == pytest.approx(10, rel=1e-3)
+    assert fit_temperature(labels, np.eye(2)[labels] * 0.2 + 0.4) == 1.0, "all right: nothing to fit"
+
+
+def test_the_file_is_calibrated_and_ranks_as_before(sample_run: Path, sample: Path, tmp_path: Path) -> None:
+    done = export_runs([sample_run], tmp_path / "m.onnx")
+    export_runs([sample_run], tmp_path / "raw.onnx", Options(calibrate=False))
+    calibrated, raw = Predictor(tmp_path / "m.onnx"), Predictor(tmp_path / "raw.onnx")
+    facts = calibrated.card.calibration
+    assert facts is not None and raw.card.calibration is None
+    assert facts["log_loss_after"] <= facts["log_loss_before"] and facts["rows"] == 150
+    images, labels = read_npz(sample).splits["test"].images, read_npz(sample).splits["test"].labels
+    assert labels is not None
+    before, after = raw.predict(images), calibrated.predict(images)
+    assert np.abs(before - after).max() > 0.01
+    assert (before.argsort(axis=1) == after.argsort(axis=1)).all()
+    np.testing.assert_allclose(after, softmax(np.log(before) / facts["temperature"], axis=1), atol=1e-5)
+    # The card's figures are those of the file on the validation rows.
+    val = read_npz(sample).splits["val"]
+    assert val.labels is not None
+    figures = evaluate(val.labels, calibrated.predict(val.images[:]))
+    assert done.card.metrics[0]["ece"] == facts["ece_after"] == pytest.approx(figures.ece)
+    assert facts["ece_before"] == pytest.approx(evaluate(val.labels, raw.predict(val.images[:])).ece, abs=1e-6)

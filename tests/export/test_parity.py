@@ -1,0 +1,64 @@
+"""The gate by itself: what it lets through, what it stops, and what it says."""
+
+import numpy as np
+import pytest
+
+from export.parity import GATES, compare, compare_heatmaps
+from training.errors import ExportError
+
+EXPECTED = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]], np.float32).repeat(400, axis=0)
+LABELS = np.array([0] * 400 + [2] * 400)
+
+
+def moved(row: int, amount: float) -> np.ndarray:
+    answer = EXPECTED.copy()
+    answer[row] += np.array([amount, -amount, 0], np.float32)
+    return answer
+
+
+def test_figures_of_both_sides() -> None:
+    parity = compare(EXPECTED, moved(5, 2e-6), LABELS, GATES["fp32"], "CPU")
+    assert parity.images == 1200 and parity.max_difference == pytest.approx(2e-6, rel=0.1)
+    assert (parity.accuracy_torch, parity.accuracy_onnxruntime, parity.top_class_agreement) == (0.5, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(("precision", "amount"), [("fp32", 2e-5), ("fp16", 6e-3)])
+def test_the_worst_image_is_named(precision: str, amount: float) -> None:
+    answer = moved(700, amount)
+    answer[3] += np.array([amount * 0.9, 0, 0], np.float32)
+    with pytest.raises(ExportError, match=r"differ by [26]\.00e-0[35] on image 700"):
+        compare(EXPECTED, answer, LABELS, GATES[precision], "CPU")
+
+
+def test_nan_fails() -> None:
+    with pytest.raises(ExportError, match="differ by inf on image 9"):
+        compare(EXPECTED, moved(9, np.nan), LABELS, GATES["fp16"], "CPU")
+
+
+def test_other_top_classes() -> None:
+    """Two near classes swapped by less than the difference allowed: one in 1,000 may in fp16, none in fp32."""
+    expected = EXPECTED.copy()
+    expected[10:20] = np.array([0.4005, 0.3995, 0.2], np.float32)
+    answer = expected.copy()
+    answer[10, :2] = answer[10, 1::-1]
+    assert compare(expected, answer, LABELS, GATES["fp16"], "CPU").top_class_agreement == 1 - 1 / 1200
+    answer[11, :2] = answer[11, 1::-1]
+    with pytest.raises(ExportError, match="other top classes for 2 of 1200 images, the first is image 10"):
+        compare(expected, answer, LABELS, GATES["fp16"], "CPU")
+    expected[10:20] = np.array([0.400004, 0.399994, 0.2], np.float32) + np.array([1e-5, -1e-5, 0], np.float32)
+    answer = expected.copy()
+    answer[10] -= np.array([9e-6, -9e-6, 0], np.float32)
+    compare(expected, answer, LABELS, GATES["fp32"], "CPU")
+
+
+def test_heatmaps() -> None:
+    maps = np.linspace(0, 1, 3 * 16, dtype=np.float32).reshape(3, 4, 4)
+    few = EXPECTED[::400]
+    compare_heatmaps((few, maps), (few, maps + 5e-4), GATES["fp32"])
+    wrong = maps.copy()
+    wrong[2, 1, 1] += 0.01
+    with pytest.raises(ExportError, match="heatmaps .* on image 2"):
+        compare_heatmaps((few, maps), (few, wrong), GATES["fp32"])
+    other = few.copy()
+    other[2] = [0.4, 0.3, 0.3]  # another top class has another heatmap; probabilities are the other gate's matter
+    compare_heatmaps((few, maps), (other, wrong), GATES["fp32"])
