@@ -1,6 +1,6 @@
 """Draw where a model looked: each image, and beside it the same under its heatmap, with the predicted class.
 
-    python examples/heatmaps.py MODEL.onnx TILE.png TILE.png ... -o heatmaps.png
+    python examples/heatmaps.py MODEL.onnx TILE.png TILE.png ... -o heatmaps.jpg
 
 MODEL must have been exported with --explain.
 """

@@ -46,7 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
             np.savez(data / name, **{key: arrays[key][: 200 if "train" in key else 60] for key in arrays.files})
     solution = (data_dir / "pathmnist-kaggle-sample-solution.csv").read_text().splitlines(True)
     (data / "pathmnist-kaggle-sample-solution.csv").write_text("".join(solution[:61]))
+    shutil.copytree(data_dir / "tiles", data / "tiles")
     shutil.copy(data_dir / "tiles" / "LYM-TCGA-MDKEPPHR.png", folder / "tile.png")
+    (folder / "examples").symlink_to(ROOT / "examples")
     return folder
 
 

@@ -1,0 +1,246 @@
+"""An asyncio micro-batcher: single requests in, runs of many images out, each request its own answer back.
+
+While a run is under way, requests gather; when it ends, what has gathered is the next run. So an idle server answers
+at once, and a busy one forms larger batches the busier it is, with no timer to tune.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+# Takes images (N, H, W, C), returns arrays whose first axis is the images'.
+Run = Callable[[Images], Sequence[NDArray[Any]]]
+
+
+class QueueFull(Exception):
+    """No room for the request; `retry_after` seconds from now there may be."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class DeadlinePassed(Exception):
+    """The answer was not there in time; the request was not run, or its result was thrown away."""
+
+
+class Stopping(Exception):
+    """The batcher takes no more requests."""
+
+
+@dataclass(eq=False, slots=True)
+class _Item:
+    """One request: its images, and where its answer goes."""
+
+    images: Images
+    answer: "asyncio.Future[list[NDArray[Any]]]"
+    entered: float
+    waiting: bool = True
+
+
+@dataclass
+class Observed:
+    """What happened, for whoever counts it; `on_batch` gets images, seconds queued of each request, seconds run."""
+
+    on_batch: Callable[[int, list[float], float], None] = field(default=lambda rows, queued, ran: None)
+
+
+class Batcher:
+    """Collects requests and runs them together on a thread of its own.
+
+    Every request gets exactly one answer, its own: its slice of a run, or the error that running it alone raises. A
+    batch that fails is run again request by request, so that only the guilty one fails.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        max_batch: int = 64,
+        max_delay_ms: float = 0.0,
+        max_queue: int = 1024,
+        observed: Observed | None = None,
+    ) -> None:
+        """Make an idle batcher; it starts with the first request and belongs to that request's event loop.
+
+        Args:
+            run: called from one thread at a time.
+            max_batch: images of one run; a request of more runs alone.
+            max_delay_ms: how long an idle batcher waits for more before it runs less than that.
+            max_queue: images that may wait; beyond, requests are refused.
+            observed: told of every run.
+        """
+        if max_batch < 1 or max_queue < 1 or max_delay_ms < 0:
+            raise ValueError("max_batch and max_queue must be at least 1, max_delay_ms at least 0")
+        self._run_images = run
+        self.max_batch, self.max_queue, self.max_delay = max_batch, max_queue, max_delay_ms / 1000
+        self._observed = observed or Observed()
+        self._queue: deque[_Item] = deque()
+        self._rows = 0
+        self._signal: asyncio.Future[None] | None = None  # what the sleeping worker waits for
+        self._running: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
+        self._worker: asyncio.Task[None] | None = None
+        self._closing = False
+        self._rate = 0.0  # images a second of the last runs, for Retry-After
+
+    @property
+    def waiting(self) -> int:
+        """Images in the queue."""
+        return self._rows
+
+    async def submit(self, images: Images, timeout: float | None = None) -> list[NDArray[Any]]:
+        """The run's outputs for these images (n, H, W, C), n at least 1.
+
+        Args:
+            images: checked by the caller: shape and dtype are those that `run` takes.
+            timeout: seconds from now after which no answer is wanted.
+
+        Raises:
+            QueueFull, DeadlinePassed, Stopping: as they say.
+            Exception: what `run` raised for these images alone.
+        """
+        if self._closing:
+            raise Stopping("the server is stopping")
+        if self._rows and self._rows + len(images) > self.max_queue:
+            raise QueueFull(self._retry_after())
+        loop = asyncio.get_running_loop()
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        item = _Item(images, loop.create_future(), loop.time())
+        item.answer.add_done_callback(lambda _: self._leave(item))
+        self._queue.append(item)
+        self._rows += len(images)
+        if self._idle or self._rows >= self.max_batch:
+            self._wake()
+        alarm = None if timeout is None else loop.call_later(timeout, _expire, item, timeout)
+        try:
+            return await item.answer
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+
+    async def close(self) -> None:
+        """Refuse new requests, answer those that wait, and end the thread."""
+        self._closing = True
+        self._wake()
+        if self._worker is not None:
+            await self._worker
+        self._thread.shutdown()
+
+    def _leave(self, item: _Item) -> None:
+        """A request is answered, expired or its client gone: it no longer takes a place in the queue."""
+        if item.waiting:
+            item.waiting = False
+            self._rows -= len(item.images)
+
+    def _retry_after(self) -> int:
+        return max(1, math.ceil(self._rows / self._rate)) if self._rate else 1
+
+    @property
+    def _idle(self) -> bool:
+        return self._running is None or self._running.done()
+
+    def _wake(self) -> None:
+        if self._signal is not None and not self._signal.done():
+            self._signal.set_result(None)
+
+    async def _work(self) -> None:
+        """Form batches for ever; a full one is put together while the last one runs."""
+        loop = asyncio.get_running_loop()
+        while await self._formed():
+            batch = self._take()
+            images = _assembled(batch)
+            if self._running is not None:
+                await self._running
+            wanted = [item for item in batch if not item.answer.done()]
+            if not wanted:
+                continue
+            if len(wanted) < len(batch):  # some expired meanwhile; the rest need not pay for them
+                batch, images = wanted, _assembled(wanted)
+            self._running = loop.create_task(self._answer(batch, images))
+            self._running.add_done_callback(lambda _: self._wake())
+        if self._running is not None:
+            await self._running
+
+    async def _formed(self) -> bool:
+        """Wait until a batch is full, or the thread idle and the delay over; False at the end of all."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if self._rows >= self.max_batch:
+                return True
+            alarm = None
+            if self._rows and self._idle:
+                oldest = next(item for item in self._queue if item.waiting)
+                wait = oldest.entered + self.max_delay - loop.time()
+                if wait <= 0 or self._closing:
+                    return True
+                alarm = loop.call_later(wait, self._wake)
+            elif self._closing and not self._rows:
+                return False
+            self._signal = loop.create_future()
+            await self._signal
+            if alarm is not None:
+                alarm.cancel()
+
+    def _take(self) -> list[_Item]:
+        """The oldest requests that fit into one run, those whose clients have gone left out."""
+        batch: list[_Item] = []
+        rows = 0
+        while self._queue:
+            item = self._queue[0]
+            if item.waiting:
+                if batch and rows + len(item.images) > self.max_batch:
+                    break
+                batch.append(item)
+                rows += len(item.images)
+                self._leave(item)
+            self._queue.popleft()
+        return batch
+
+    async def _answer(self, batch: list[_Item], images: Images) -> None:
+        """Run a batch and hand out its parts."""
+        loop = asyncio.get_running_loop()
+        queued = [loop.time() - item.entered for item in batch]
+        began = time.perf_counter()
+        try:
+            outputs = await loop.run_in_executor(self._thread, self._run_images, images)
+        except Exception as error:
+            if len(batch) == 1:
+                _fail(batch[0], error)
+                return
+            for item in batch:
+                if not item.answer.done():
+                    await self._answer([item], item.images)
+            return
+        took = time.perf_counter() - began
+        self._rate = len(images) / max(took, 1e-6)
+        self._observed.on_batch(len(images), queued, took)
+        start = 0
+        for item in batch:
+            end = start + len(item.images)
+            if not item.answer.done():
+                item.answer.set_result([output[start:end] for output in outputs])
+            start = end
+
+
+def _assembled(batch: list[_Item]) -> Images:
+    return batch[0].images if len(batch) == 1 else np.concatenate([item.images for item in batch])
+
+
+def _expire(item: _Item, timeout: float) -> None:
+    _fail(item, DeadlinePassed(f"no answer within {timeout:g} s"))
+
+
+def _fail(item: _Item, error: Exception) -> None:
+    if not item.answer.done():
+        item.answer.set_exception(error)
