@@ -20,6 +20,7 @@ import numpy as np
 
 from export.write import Options, export_runs
 from serving.predictor import Predictor
+from training.errors import ExportError
 from training.models import ARCHITECTURES
 from training.run import train_run
 
@@ -71,7 +72,10 @@ def row(names: Sequence[str], data: Path, folder: Path, precision: str) -> str:
     runs = [trained(name, 22 + names[:index].count(name), data, folder) for index, name in enumerate(names)]
     output = folder / "model.onnx"
     began = time.perf_counter()
-    done = export_runs(runs, output, Options(precision=precision), overwrite=True)
+    try:
+        done = export_runs(runs, output, Options(precision=precision), overwrite=True)
+    except ExportError as error:
+        return f"| {' + '.join(names)} | {error} | | | | |"
     seconds = time.perf_counter() - began
     predictor = Predictor(output, "cpu")
     with np.load(data) as arrays:

@@ -89,7 +89,8 @@ def score(
 ) -> None:
     """Write ID,CLASS predictions for every image of a split of DATA, in order."""
     from serving.predictor import Predictor
-    from serving.scoring import predict_split, select, submission
+    from serving.scoring import predict_split, select
+    from serving.submission import submission
     from training import catalog
     from training.atomic import open_atomic, refuse_existing
 
@@ -107,9 +108,31 @@ def score(
 @click.argument("model", type=click.Path(path_type=Path), metavar="M.onnx")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
+@click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Images of one run.")
+@click.option(
+    "--max-delay-ms",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="How long an idle server waits for more images before it runs.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="Images that may wait; more are refused with 429.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds until a request is given up with 504.",
+)
 @console.device_option
 @console.shared_options
-def serve(model: Path, host: str, port: int, device: str) -> None:
+def serve(model: Path, host: str, port: int, device: str, **limits: float) -> None:
     """Serve the exported model over HTTP with BentoML until SIGTERM or Ctrl-C."""
     from serving.launch import launch
     from serving.predictor import Predictor
@@ -117,7 +140,7 @@ def serve(model: Path, host: str, port: int, device: str) -> None:
     card = Predictor(model, device).card  # every fault of the file shows here, in one line, before a server starts
     click.echo(f"{card.name} on http://{host}:{port} (Ctrl-C stops it)", err=True)
     sys.stderr.flush()
-    launch(model, host, port, device)
+    launch(model, host, port, device, limits)
 
 
 def evaluate_main() -> NoReturn:

@@ -1,125 +1,238 @@
-"""The HTTP routes, as a plain ASGI app around a predictor; `service` mounts it on BentoML.
+"""The HTTP routes, as a plain ASGI app around an engine; `service` mounts it on BentoML.
 
-Every error has one shape, `{"error": {"code", "message", "request_id"}}`, and a client's mistake is never a 500.
+A client's mistake is never a 500, and every error has one shape (`errors`).
 """
 
+import asyncio
+import base64
+import io
 import json
-import uuid
+import time
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Match, Route
 
-from serving.images import MEDIA_TYPES, ImageTooLarge, UnreadableImage, UnsupportedImage, decode
+from serving import bodies, errors, oip
+from serving.engine import Engine, Limits
+from serving.errors import HTTPError
+from serving.images import MEDIA_TYPES, fit, picture
+from serving.overlay import overlay
 from serving.predictor import Predictor
+from serving.submission import submission
+from serving.telemetry import Counting, Telemetry
 
-MAX_BYTES = 16 * 1024 * 1024
-
-STATUS = {UnreadableImage: 400, UnsupportedImage: 415, ImageTooLarge: 413}
-CODES = {400: "unreadable", 405: "method_not_allowed", 413: "too_large", 415: "unsupported", 503: "not_ready"}
-
-
-class HTTPError(Exception):
-    """An answer other than 200, with the sentence the client reads."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
+NPY, FORM = "application/x-npy", "multipart/form-data"
+ARRAYS = (NPY, "application/octet-stream", "application/zip", "application/x-npz")
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+OVERLAY_SIDE = 512  # of the pictures that explain; what a screen shows, and a bound on the answer
 
 
-def create_app(max_bytes: int = MAX_BYTES) -> Starlette:
-    """Make the app; `app.state.predictor` is None until the model is loaded.
-
-    Args:
-        max_bytes: longest request body that is read.
-    """
+def create_app(limits: Limits | None = None) -> Starlette:
+    """Make the app; it answers 503 until `load` has given it a model."""
+    telemetry = Telemetry()
     app = Starlette(
         routes=[
             Route("/v1/predict", predict, methods=["POST"]),
+            Route("/v1/score", score, methods=["POST"]),
             Route("/v1/model", model, methods=["GET"]),
+            *oip.routes(),
+            Route("/v1/{path:path}", unknown, methods=METHODS),
+            Route("/v2/{path:path}", unknown, methods=METHODS),
+            Route("/metrics", metrics, methods=["GET"]),
         ],
-        exception_handlers={HTTPError: _answer_error, HTTPException: _answer_starlette},
+        exception_handlers={HTTPException: _answer_starlette, **dict.fromkeys((HTTPError, *errors.STATUS), _answer)},
+        middleware=[Middleware(Counting, telemetry=telemetry)],
     )
-    app.state.predictor = None
-    app.state.max_bytes = max_bytes
+    app.state.limits, app.state.telemetry, app.state.engine = limits or Limits(), telemetry, None
     return app
 
 
+def load(app: Starlette, predictor: Predictor) -> None:
+    """Let a warmed-up predictor answer from now on."""
+    telemetry: Telemetry = app.state.telemetry
+    app.state.engine = Engine(predictor, app.state.limits, telemetry.on_batch)
+    telemetry.on_model(predictor.card.name, predictor.card.version, predictor.digest)
+
+
 async def predict(request: Request) -> Response:
-    """One image as the raw body, its class and probabilities as JSON."""
-    predictor = _predictor(request)
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in MEDIA_TYPES:
-        raise HTTPError(
-            415, f"content type {media_type or '(none)'} is not taken; send one of {', '.join(MEDIA_TYPES)}"
-        )
-    content = await _read_body(request)
-    try:
-        image = await run_in_threadpool(decode, content, predictor.card.shape)
-    except tuple(STATUS) as error:
-        raise HTTPError(STATUS[type(error)], str(error)) from error
-    probabilities = (await run_in_threadpool(predictor.predict, image[None]))[0]
-    best = int(probabilities.argmax())
-    # float32 rounds to nine significant digits and back without loss.
-    values = [float(f"{value:.9g}") for value in probabilities]
-    prediction = {
-        "class": best,
-        "label": predictor.card.classes[best],
-        "probability": values[best],
-        "probabilities": values,
-    }
-    return JSONResponse({"model": predictor.card.name, "predictions": [prediction]})
+    """Classes and probabilities of one image, of the files of a form, or of the rows of an array."""
+    engine, options = _engine(request), _Options(request)
+    kind = bodies.media_type(request)
+    limits = engine.limits
+    if kind in MEDIA_TYPES:
+        content = await bodies.read(request, limits.max_bytes)
+        return _predictions(engine, [await _one(request, engine, content, options)])
+    if kind == FORM:
+        parts = await bodies.files(request, await bodies.read(request, limits.max_batch_bytes))
+        if len(parts) == 1:
+            return _predictions(engine, [await _one(request, engine, parts[0].content, options, parts[0].name)])
+        answers = await asyncio.gather(*(_or_error(request, engine, part, options) for part in parts))
+        return _predictions(engine, answers)
+    if kind == NPY:
+        content = await bodies.read(request, limits.max_batch_bytes)
+        images = await run_in_threadpool(bodies.array, content, engine.card.shape)
+        return _predictions(engine, await _many(engine, images, options))
+    raise HTTPError(
+        415,
+        f"content type {kind or '(none)'} is not taken; send one image as {', '.join(MEDIA_TYPES)}, "
+        f"many as {FORM}, or an array as {NPY}",
+    )
+
+
+async def score(request: Request) -> Response:
+    """The Kaggle CSV of all images of an `.npz` or `.npy`."""
+    engine = _engine(request)
+    kind = bodies.media_type(request)
+    if kind not in ARRAYS:
+        raise HTTPError(415, f"content type {kind or '(none)'} is not taken; send one of {', '.join(ARRAYS)}")
+    limit = engine.limits.max_batch_bytes
+    content = await bodies.read(request, limit)
+    images = await run_in_threadpool(bodies.archive, content, engine.card.shape, limit)
+    text = submission(await engine.predict(images))  # whole before the first byte leaves
+    return Response(text, media_type="text/csv", headers=_names(engine))
 
 
 async def model(request: Request) -> Response:
-    """The card of the model that answers."""
-    card: dict[str, Any] = asdict(_predictor(request).card)
-    return JSONResponse(json.loads(json.dumps(card)))
+    """The card of the model that answers, and its digest."""
+    engine = _engine(request)
+    card: dict[str, Any] = asdict(engine.card)
+    return JSONResponse({"sha256": engine.predictor.digest, **json.loads(json.dumps(card))})
 
 
-def _predictor(request: Request) -> Predictor:
-    predictor: Predictor | None = request.app.state.predictor
-    if predictor is None:
-        raise HTTPError(503, "the model is still loading; try again when /readyz answers 200")
-    return predictor
+async def metrics(request: Request) -> Response:
+    """Prometheus figures of this process."""
+    telemetry: Telemetry = request.app.state.telemetry
+    engine: Engine | None = request.app.state.engine
+    telemetry.waiting.set(engine.waiting if engine else 0)
+    return PlainTextResponse(telemetry.text(), media_type="text/plain; version=0.0.4")
 
 
-async def _read_body(request: Request) -> bytes:
-    """The body, refused as soon as it is longer than allowed, whatever Content-Length said."""
-    limit: int = request.app.state.max_bytes
-    too_large = HTTPError(413, f"the body is longer than {limit} bytes; send a smaller image")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
-    parts, length = [], 0
+async def unknown(request: Request) -> Response:
+    """Any other path below /v1 and /v2, and the right paths with the wrong method."""
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.methods and route.endpoint is not unknown:
+            if route.matches(request.scope)[0] is Match.PARTIAL:
+                raise HTTPError(405, f"this path takes {' or '.join(sorted(route.methods - {'HEAD'}))}")
+    raise HTTPError(404, "there is nothing at this path; POST /v1/predict, POST /v1/score, GET /v1/model, or /v2")
+
+
+class _Options:
+    """What the query asks for beyond the probabilities."""
+
+    def __init__(self, request: Request) -> None:
+        card = _engine(request).card
+        text, wish = request.query_params.get("top"), request.query_params.get("explain", "false").lower()
+        classes = len(card.classes)
+        if text is not None and not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= classes):
+            raise HTTPError(422, f"top={text[:20]} is not a number from 1 to {classes}")
+        if wish not in ("true", "false", "1", "0"):
+            raise HTTPError(422, "explain is true or false")
+        self.top = int(text) if text else None
+        self.explain = wish in ("true", "1")
+        if self.explain and card.explain is None:
+            raise HTTPError(422, "this model has no heatmap; export it with --explain, or leave explain out")
+
+
+async def _one(
+    request: Request, engine: Engine, content: bytes, options: _Options, name: str | None = None
+) -> dict[str, Any]:
+    """The prediction of one encoded image."""
+    telemetry: Telemetry = request.app.state.telemetry
+    image, pixels = await run_in_threadpool(_decode, telemetry, content, engine.card.shape)
+    named = {"name": name} if name is not None else {}
+    if not options.explain:
+        (probabilities,) = await engine.predict(pixels[None])
+        return {**named, **_prediction(engine, probabilities, options)}
+    (probabilities,), (heatmap,) = await engine.explain(pixels[None])
+    drawn = await run_in_threadpool(_drawn, image, heatmap)
+    return {**named, **_prediction(engine, probabilities, options), "heatmap": drawn}
+
+
+async def _or_error(request: Request, engine: Engine, part: bodies.Part, options: _Options) -> dict[str, Any]:
+    """The prediction of one file among several, or what is wrong with it; the server's own troubles end them all."""
     try:
-        async for chunk in request.stream():
-            length += len(chunk)
-            if length > limit:
-                raise too_large
-            parts.append(chunk)
-    except ClientDisconnect as error:
-        raise HTTPError(400, "the body ended before it was whole; send it again") from error
-    if not length:
-        raise HTTPError(400, "the body is empty; send the bytes of one image")
-    return b"".join(parts)
+        return await _one(request, engine, part.content, options, part.name)
+    except tuple(errors.STATUS) as error:
+        status, message = errors.describe(error)
+        if status >= 429:
+            raise
+        return {"name": part.name, "error": errors.body(status, message)}
+
+
+async def _many(engine: Engine, images: NDArray[np.uint8], options: _Options) -> list[dict[str, Any]]:
+    """The predictions of an array's rows."""
+    if not options.explain:
+        return [_prediction(engine, row, options) for row in await engine.predict(images)]
+    probabilities, heatmaps = await engine.explain(images)
+    pictures = [Image.fromarray(pixels.squeeze()) for pixels in images]
+    drawn = [await run_in_threadpool(_drawn, *pair) for pair in zip(pictures, heatmaps, strict=True)]
+    return [
+        {**_prediction(engine, row, options), "heatmap": heatmap}
+        for row, heatmap in zip(probabilities, drawn, strict=True)
+    ]
+
+
+def _decode(telemetry: Telemetry, content: bytes, shape: tuple[int, int, int]) -> tuple[Image.Image, NDArray[np.uint8]]:
+    began = time.perf_counter()
+    image = picture(content)
+    pixels = fit(image, shape)
+    image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+    telemetry.decoded.observe(time.perf_counter() - began)
+    return image, pixels
+
+
+def _drawn(image: Image.Image, heatmap: NDArray[np.float32]) -> str:
+    """The overlay as a base64 PNG."""
+    buffer = io.BytesIO()
+    overlay(image, heatmap).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _prediction(engine: Engine, probabilities: NDArray[np.float32], options: _Options) -> dict[str, Any]:
+    # float32 rounds to nine significant digits and back without loss.
+    values = [float(f"{value:.9g}") for value in probabilities.tolist()]
+    order = np.argsort(-probabilities, kind="stable")[: options.top or 1].tolist()
+    ranked = [{"class": index, "label": engine.card.classes[index], "probability": values[index]} for index in order]
+    more = {"top": ranked} if options.top else {}
+    return {**ranked[0], **more, "probabilities": values}
+
+
+def _predictions(engine: Engine, predictions: list[dict[str, Any]]) -> Response:
+    facts = {"model": engine.card.name, "version": engine.card.version, "sha256": engine.predictor.digest}
+    return JSONResponse({**facts, "predictions": predictions})
+
+
+def _names(engine: Engine) -> dict[str, str]:
+    """What answered, for a body that has no place for it; header values are Latin-1."""
+    name = engine.card.name.encode("ascii", "replace").decode()
+    return {"X-Model": name if name.isprintable() else "model", "X-Model-SHA256": engine.predictor.digest}
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine | None = request.app.state.engine
+    if engine is None:
+        raise HTTPError(503, "the model is still loading; try again when /readyz answers 200")
+    return engine
 
 
 async def _answer_starlette(request: Request, error: Exception) -> Response:
     """What the router refuses, such as another method, in the same shape as the rest."""
     assert isinstance(error, HTTPException)
-    return await _answer_error(request, HTTPError(error.status_code, error.detail))
+    return await _answer(request, HTTPError(error.status_code, error.detail))
 
 
-async def _answer_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPError)
-    request_id = request.headers.get("x-request-id", "")
-    if not (0 < len(request_id) <= 128 and request_id.isascii() and request_id.isprintable()):
-        request_id = uuid.uuid4().hex
-    content = {"code": CODES[error.status], "message": error.message, "request_id": request_id}
-    return JSONResponse({"error": content}, error.status)
+async def _answer(request: Request, error: Exception) -> Response:
+    telemetry: Telemetry = request.app.state.telemetry
+    status, _ = errors.describe(error)
+    telemetry.rejected.labels(errors.CODES[status]).inc()
+    return errors.answer(request, error)

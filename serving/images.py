@@ -39,16 +39,23 @@ class ImageTooLarge(XtrainError):
 def decode(content: bytes, shape: tuple[int, int, int], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode one image to the model's native (H, W, C) uint8.
 
+    Raises:
+        UnreadableImage, UnsupportedImage, ImageTooLarge: as `picture`.
+    """
+    return fit(picture(content, max_pixels), shape)
+
+
+def picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode one image, upright, 8 bits a channel, in mode `L` or `RGB`.
+
     EXIF orientation is applied; transparency is laid over white, the background of a bright-field slide;
-    palette, CMYK and 16-bit images are converted; other sizes are resized with Pillow's BILINEAR, which from
-    a 224x224 tile gives the very bytes of PathMNIST.
+    palette, CMYK and 16-bit images are converted.
 
     Raises:
         UnreadableImage: not an image, or damaged.
         UnsupportedImage: another format, or a file of several pages or frames.
         ImageTooLarge: more than `max_pixels`.
     """
-    height, width, channels = shape
     try:
         with warnings.catch_warnings():
             # Pillow warns of bombs below its own limit and of odd metadata; our limit is checked right below.
@@ -63,11 +70,7 @@ def decode(content: bytes, shape: tuple[int, int, int], max_pixels: int = MAX_PI
                 if getattr(image, "n_frames", 1) != 1:
                     raise UnsupportedImage(f"the {image.format} file holds several images; send one at a time")
                 image.load()
-                upright = ImageOps.exif_transpose(image)
-                plain = _plain(upright, "L" if channels == 1 else "RGB")
-                if plain.size != (width, height):
-                    plain = plain.resize((width, height), Image.Resampling.BILINEAR)
-                return np.asarray(plain, dtype=np.uint8).reshape(shape)
+                return _plain(ImageOps.exif_transpose(image))
     except XtrainError:
         raise
     except UnidentifiedImageError as error:
@@ -78,15 +81,27 @@ def decode(content: bytes, shape: tuple[int, int, int], max_pixels: int = MAX_PI
         raise UnreadableImage(f"the image is damaged ({type(error).__name__}: {error}); send it again whole") from error
 
 
-def _plain(image: Image.Image, mode: str) -> Image.Image:
+def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Bring an image of `picture` to the native (H, W, C) uint8.
+
+    Other sizes are resized with Pillow's BILINEAR, which from a 224x224 tile gives the very bytes of PathMNIST.
+    """
+    height, width, channels = shape
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8).reshape(shape)
+
+
+def _plain(image: Image.Image) -> Image.Image:
     """Convert any mode to `L` or `RGB`, 8 bits a channel."""
     if image.mode.startswith(("I", "F")):
-        return _sixteen_bit(image).convert(mode)
+        return _sixteen_bit(image)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image if image.mode == mode else image.convert(mode)
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
 def _sixteen_bit(image: Image.Image) -> Image.Image:

@@ -3,14 +3,16 @@
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from serving.engine import variable
 from training.errors import OutputError
 
 
-def launch(model: Path, host: str, port: int, device: str) -> NoReturn:
-    """Replace this process by `bentoml serve` over the model.
+def launch(model: Path, host: str, port: int, device: str, limits: Mapping[str, object]) -> NoReturn:
+    """Replace this process by `bentoml serve` over the model; `limits` are fields of `engine.Limits`.
 
     Raises:
         OutputError: the address cannot be listened on.
@@ -28,6 +30,7 @@ def launch(model: Path, host: str, port: int, device: str) -> NoReturn:
         **os.environ,
         "XTRAIN_MODEL": str(model.resolve()),
         "XTRAIN_DEVICE": device,
+        **{variable(name): str(value) for name, value in limits.items()},
         "BENTOML_DO_NOT_TRACK": "True",  # only this word switches telemetry off
     }
     # The package's own parent is where the service is imported from, whatever folder the user is in.

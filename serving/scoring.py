@@ -1,7 +1,6 @@
 """Scoring a whole split with the exported file: figures where there are labels, a Kaggle CSV in any case."""
 
 import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +9,10 @@ from numpy.typing import NDArray
 
 from serving.card import Card
 from serving.predictor import BATCH, Predictor
+from serving.submission import HEADER
 from training.datasets import Dataset, Labels, Split
 from training.errors import ConfigError, DataError
 from training.splits import gather, natural_protocol, partition
-
-HEADER = ["ID", "CLASS"]
 
 
 @dataclass(frozen=True)
@@ -78,15 +76,6 @@ def predict_split(predictor: Predictor, selection: Selection) -> NDArray[np.floa
     images = selection.split.images
     parts = [predictor.predict(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
     return np.concatenate(parts)
-
-
-def submission(probabilities: NDArray[np.float32]) -> str:
-    """The Kaggle CSV: a header, then a row an image in order, `ID` from 0 and the top class."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows(enumerate(probabilities.argmax(axis=1).tolist()))
-    return buffer.getvalue()
 
 
 def read_solution(path: Path, rows: int, classes: int) -> Labels:

@@ -1,26 +1,30 @@
-"""The BentoML service: its health, metrics and lifecycle around the app of `http`.
+"""The BentoML service: its health, lifecycle and packing around the app of `http`.
 
-The model's path comes in `XTRAIN_MODEL`, the device in `XTRAIN_DEVICE`; `xserve` sets both.
+The model's path comes in `XTRAIN_MODEL`, the device in `XTRAIN_DEVICE`, the limits in `XTRAIN_MAX_BATCH` and the like
+(`Limits.from_environment`); `xserve` sets them all.
 """
 
 import os
 
 import bentoml
 
-from serving.http import create_app
+from serving.engine import Limits
+from serving.http import create_app, load
 from serving.predictor import Predictor
 
 MODEL_VARIABLE, DEVICE_VARIABLE = "XTRAIN_MODEL", "XTRAIN_DEVICE"
 DEFAULT_MODEL = "/models/model.onnx"  # where a container finds it mounted
 
-app = create_app()
+app = create_app(Limits.from_environment(os.environ))
 
 
 @bentoml.service(
     name="xtrain",
     description="Image classification with one exported file. For research, not for diagnosis.",
     # Request tracing is always on in BentoML and its largest single cost: excluded, 1.6-2.8 x the requests a second.
-    tracing={"excluded_urls": "v1"},
+    tracing={"excluded_urls": "v1,v2,metrics"},
+    # Its metrics label the raw path, so that anybody can grow them; the app has its own at the same route.
+    metrics={"enabled": False},
 )
 @bentoml.asgi_app(app)
 class Classifier:
@@ -29,7 +33,13 @@ class Classifier:
     def __init__(self) -> None:
         predictor = Predictor(os.environ.get(MODEL_VARIABLE, DEFAULT_MODEL), os.environ.get(DEVICE_VARIABLE, "auto"))
         predictor.warm_up()
-        app.state.predictor = predictor
+        load(app, predictor)
 
     def __is_ready__(self) -> bool:
-        return app.state.predictor is not None
+        return app.state.engine is not None
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    async def close(self) -> None:
+        """Answer what is in flight, refuse what comes after."""
+        if app.state.engine is not None:
+            await app.state.engine.close()

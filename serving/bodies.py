@@ -1,0 +1,159 @@
+"""Request bodies: read up to a limit, and turned into images; every fault is the client's and has its status."""
+
+import io
+import zipfile
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from serving.errors import HTTPError
+
+MAX_PARTS = 1024
+# The array of an .npz that is scored: ours, then the test images of the MedMNIST, Kaggle and Keras layouts.
+PREFERRED: tuple[str, ...] = ("images", "test_images", "test_images_shuffled", "x_test")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a multipart body."""
+
+    name: str
+    content: bytes
+
+
+def media_type(request: Request) -> str:
+    """The content type without its parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read(request: Request, limit: int) -> bytes:
+    """The body, refused as soon as it is longer than allowed, whatever Content-Length said.
+
+    Raises:
+        HTTPError: 413 too long, 400 empty or cut off.
+    """
+    too_large = HTTPError(413, f"the body is longer than {limit} bytes; send less at a time")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large
+    parts, length = [], 0
+    try:
+        async for chunk in request.stream():
+            length += len(chunk)
+            if length > limit:
+                raise too_large
+            parts.append(chunk)
+    except ClientDisconnect as error:
+        raise HTTPError(400, "the body ended before it was whole; send it again") from error
+    if not length:
+        raise HTTPError(400, "the body is empty; send the bytes of one image, or many as multipart or npy")
+    return b"".join(parts)
+
+
+async def files(request: Request, content: bytes) -> list[Part]:
+    """The files of a `multipart/form-data` body, in order.
+
+    Raises:
+        HTTPError: 400 not multipart, or without a file; 413 too many.
+    """
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield content
+
+    parser = MultiPartParser(
+        request.headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=len(content)
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        status = 413 if "Too many" in error.message else 400
+        raise HTTPError(status, f"the multipart body is not readable: {error.message}") from error
+    except KeyError as error:
+        raise HTTPError(400, "the multipart body has no boundary in its Content-Type") from error
+    found = [
+        Part(value.filename or name, await value.read())
+        for name, value in form.multi_items()
+        if isinstance(value, UploadFile)
+    ]
+    await form.close()
+    if not found:
+        raise HTTPError(400, "the multipart body has no file; send each image as one, with a filename")
+    return found
+
+
+def array(content: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Images (N, H, W, C) uint8 of an `.npy` body.
+
+    Raises:
+        HTTPError: 400 not an npy file, or cut off; 422 another dtype or shape.
+    """
+    try:
+        found = np.load(io.BytesIO(content), allow_pickle=False, max_header_size=4096)
+    except Exception as error:  # numpy raises many kinds for bytes that are no array
+        raise HTTPError(400, f"the body is no .npy array ({_first(error)}); save it with numpy.save") from error
+    if not isinstance(found, np.ndarray):
+        raise HTTPError(400, "the body is an .npz, not an .npy; send one array")
+    return check(found, shape)
+
+
+def check(images: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The array as C-contiguous images (N, H, W, C); a grey model takes (N, H, W) too.
+
+    Raises:
+        HTTPError: 422 another dtype or shape, or no image.
+    """
+    if shape[2] == 1 and images.shape[1:] == shape[:2]:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+        wanted = ", ".join(map(str, shape))
+        raise HTTPError(
+            422, f"the array is {images.dtype} {tuple(images.shape)}; the model takes uint8 (N, {wanted}), unresized"
+        )
+    if not len(images):
+        raise HTTPError(422, "the array has no image; send at least one")
+    return np.ascontiguousarray(images)
+
+
+def archive(content: bytes, shape: tuple[int, int, int], limit: int) -> NDArray[np.uint8]:
+    """Images (N, H, W, C) of an `.npz` or `.npy` body.
+
+    In an `.npz` they are the array called `images`, the test images of the MedMNIST, Kaggle or Keras layout, or the
+    only array.
+
+    Raises:
+        HTTPError: 400 not readable; 413 more than `limit` bytes once unpacked; 422 no such array, or a wrong one.
+    """
+    if not content.startswith(b"PK"):
+        return array(content, shape)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            names = {name.removesuffix(".npy"): name for name in packed.namelist()}
+            wanted = [name for name in PREFERRED if name in names]
+            if not wanted and len(names) == 1:
+                wanted = list(names)
+            if not wanted:
+                raise HTTPError(
+                    422, f"the .npz holds {', '.join(sorted(names)[:5])}; name the array of images 'images'"
+                )
+            member = packed.getinfo(names[wanted[0]])
+            if member.file_size > limit:
+                raise HTTPError(413, f"the array unpacks to {member.file_size} bytes, at most {limit} are taken")
+            with packed.open(member) as file:
+                unpacked = file.read(limit + 1)  # the size in the directory is only what the sender says
+    except HTTPError:
+        raise
+    except Exception as error:  # zipfile and zlib raise many kinds for damaged archives
+        raise HTTPError(400, f"the body is no readable .npz ({_first(error)})") from error
+    if len(unpacked) > limit:
+        raise HTTPError(413, f"the array unpacks to more than {limit} bytes")
+    return array(unpacked, shape)
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

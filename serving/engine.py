@@ -1,0 +1,115 @@
+"""A predictor with its batchers: what the routes ask for answers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.batcher import Batcher, Observed
+from serving.card import Card
+from serving.predictor import Predictor
+from training.errors import ConfigError
+
+Probabilities = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes on.
+
+    `max_batch` images in a run and `max_queue` waiting for one; `max_delay_ms` that an idle server waits for more;
+    `timeout` seconds until a request is given up; `max_bytes` of one image and `max_batch_bytes` of many.
+    """
+
+    max_batch: int = 64
+    max_delay_ms: float = 0.0
+    max_queue: int = 1024
+    timeout: float = 30.0
+    max_bytes: int = 16 * 1024 * 1024
+    max_batch_bytes: int = 64 * 1024 * 1024
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Limits":
+        """Each from its variable, such as `XTRAIN_MAX_BATCH`, where there is one.
+
+        Raises:
+            ConfigError: not a number, or not above 0 (a delay may be 0).
+        """
+        given: dict[str, Any] = {}
+        for item in fields(cls):
+            name = variable(item.name)
+            if name not in environment:
+                continue
+            kind = type(getattr(cls, item.name))
+            try:
+                given[item.name] = kind(environment[name])
+            except ValueError:
+                raise ConfigError(f"{name}={environment[name]}: not a number") from None
+            if not (0 < given[item.name] < float("inf") or item.name == "max_delay_ms" and given[item.name] == 0):
+                raise ConfigError(f"{name}={environment[name]}: must be above 0")
+        return cls(**given)
+
+
+def variable(field: str) -> str:
+    """The environment variable of one limit."""
+    return f"XTRAIN_{field.upper()}"
+
+
+class Engine:
+    """Answers for one loaded model."""
+
+    def __init__(
+        self, predictor: Predictor, limits: Limits, on_batch: Callable[[int, list[float], float], None]
+    ) -> None:
+        self.predictor, self.limits = predictor, limits
+
+        def batcher(run: Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]) -> Batcher:
+            return Batcher(
+                run,
+                max_batch=limits.max_batch,
+                max_delay_ms=limits.max_delay_ms,
+                max_queue=limits.max_queue,
+                observed=Observed(on_batch),
+            )
+
+        self._plain = batcher(lambda images: [predictor.predict(images)])
+        self._explaining = batcher(lambda images: list(predictor.explain(images)))
+
+    @property
+    def card(self) -> Card:
+        """Of the model."""
+        return self.predictor.card
+
+    @property
+    def waiting(self) -> int:
+        """Images in the queues."""
+        return self._plain.waiting + self._explaining.waiting
+
+    async def predict(self, images: NDArray[np.uint8]) -> Probabilities:
+        """Probabilities (N, classes) of images (N, H, W, C), in parts of at most a run, so that others get theirs.
+
+        Raises:
+            QueueFull, DeadlinePassed, Stopping: as the batcher.
+        """
+        parts = []
+        for start in range(0, len(images), self.limits.max_batch):
+            (part,) = await self._plain.submit(images[start : start + self.limits.max_batch], self.limits.timeout)
+            parts.append(part)
+        return np.concatenate(parts)
+
+    async def explain(self, images: NDArray[np.uint8]) -> tuple[Probabilities, NDArray[np.float32]]:
+        """Probabilities, and heatmaps (N, H, W); the model must have them."""
+        pairs = []
+        for start in range(0, len(images), self.limits.max_batch):
+            pairs.append(
+                await self._explaining.submit(images[start : start + self.limits.max_batch], self.limits.timeout)
+            )
+        probabilities, heatmaps = (np.concatenate([pair[index] for pair in pairs]) for index in range(2))
+        return probabilities, heatmaps
+
+    async def close(self) -> None:
+        """Answer what waits, refuse the rest."""
+        await self._plain.close()
+        await self._explaining.close()

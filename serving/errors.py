@@ -1,0 +1,69 @@
+"""What a client is told when there is no answer: one shape, one table of status codes."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from serving.batcher import DeadlinePassed, QueueFull, Stopping
+from serving.images import ImageTooLarge, UnreadableImage, UnsupportedImage
+
+CODES = {
+    400: "unreadable",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported",
+    422: "wrong_input",
+    429: "queue_full",
+    500: "internal",
+    503: "not_ready",
+    504: "deadline_passed",
+}
+STATUS: dict[type[Exception], int] = {
+    UnreadableImage: 400,
+    UnsupportedImage: 415,
+    ImageTooLarge: 413,
+    QueueFull: 429,
+    Stopping: 503,
+    DeadlinePassed: 504,
+}
+
+
+class HTTPError(Exception):
+    """An answer other than 200, with the sentence the client reads."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+def describe(error: Exception) -> tuple[int, str]:
+    """Status and message of an error; 500 and no details for one that nobody foresaw."""
+    if isinstance(error, HTTPError):
+        return error.status, error.message
+    status = STATUS.get(type(error), 500)
+    return status, str(error) if status != 500 else "the model failed on this request; the server's log has more"
+
+
+def body(status: int, message: str) -> dict[str, str]:
+    """`code` and `message`."""
+    return {"code": CODES[status], "message": message}
+
+
+def answer(request: Request, error: Exception) -> Response:
+    """`{"error": {"code", "message", "request_id"}}` with the status, and `Retry-After` where waiting helps."""
+    status, message = describe(error)
+    content: Mapping[str, Any] = {"error": {**body(status, message), "request_id": request_id(request)}}
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFull) else None
+    return JSONResponse(content, status, headers)
+
+
+def request_id(request: Request) -> str:
+    """The client's `X-Request-ID` if it is printable and short, else a new one."""
+    given = request.headers.get("x-request-id", "")
+    if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
+        return given
+    return uuid.uuid4().hex

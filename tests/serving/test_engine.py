@@ -1,0 +1,64 @@
+"""Limits from the environment, and what a server with tight ones answers."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.engine import Limits
+from tests.serving.server import running
+from tests.serving.test_http import NPY, error, npy
+from training.datasets import read_npz
+from training.errors import ConfigError
+
+
+def test_limits_come_from_the_environment() -> None:
+    assert Limits.from_environment({}) == Limits()
+    given = {"XTRAIN_MAX_BATCH": "8", "XTRAIN_TIMEOUT": "2.5", "XTRAIN_MAX_DELAY_MS": "0", "XTRAIN_MODEL": "m.onnx"}
+    assert Limits.from_environment(given) == Limits(max_batch=8, timeout=2.5, max_delay_ms=0)
+    for name, value in (
+        ("MAX_BATCH", "x"),
+        ("MAX_QUEUE", "0"),
+        ("TIMEOUT", "nan"),
+        ("TIMEOUT", "inf"),
+        ("MAX_BATCH", "1.5"),
+    ):
+        with pytest.raises(ConfigError, match=f"XTRAIN_{name}"):
+            Limits.from_environment({f"XTRAIN_{name}": value})
+
+
+def test_a_full_queue_is_429(sample_model: Path, sample: Path, tmp_path: Path) -> None:
+    """Many large requests at once: some are answered, the rest are refused as specified, and the server recovers."""
+    content = npy(read_npz(sample).splits["train"].images[:800])
+    with running(sample_model, tmp_path, "--max-batch", "800", "--max-queue", "800") as client:
+
+        def ask(_: int) -> httpx.Response:
+            return httpx.post(f"{client.base_url}/v1/predict", content=content, headers=NPY, timeout=60)
+
+        with ThreadPoolExecutor(24) as pool:
+            answers = list(pool.map(ask, range(48)))
+        codes = [answer.status_code for answer in answers]
+        assert set(codes) == {200, 429}, codes
+        for answer in answers:
+            if answer.status_code == 429:
+                error(answer, 429, "queue_full")
+                assert int(answer.headers["Retry-After"]) >= 1
+            else:
+                assert len(answer.json()["predictions"]) == 800
+        assert client.post("/v1/predict", content=content, headers=NPY).status_code == 200
+        text = client.get("/metrics").text
+        assert f'xtrain_rejected_total{{reason="queue_full"}} {float(codes.count(429))}' in text
+
+
+def test_a_late_answer_is_504(sample_model: Path, sample: Path, tmp_path: Path) -> None:
+    images = read_npz(sample).splits["train"].images[:800]
+    with running(sample_model, tmp_path, "--max-batch", "800", "--timeout", "0.01") as client:
+        message = error(client.post("/v1/predict", content=npy(images), headers=NPY), 504, "deadline_passed")
+        assert "no answer within 0.01 s" in message
+        for _ in range(50):  # the run that nobody waits for any more is still under way at first
+            response = client.post("/v1/predict", content=npy(images[:1]), headers=NPY)
+            if response.status_code == 200:
+                return
+            error(response, 504, "deadline_passed")
+        raise AssertionError("it never answered again")
