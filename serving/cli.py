@@ -130,17 +130,25 @@ def score(
     show_default=True,
     help="Seconds until a request is given up with 504.",
 )
+@click.option(
+    "--tokens",
+    type=click.Path(path_type=Path),
+    help="File of bearer tokens, one a line, of which every request needs one [default: none needed].",
+)
 @console.device_option
 @console.shared_options
-def serve(model: Path, host: str, port: int, device: str, **limits: float) -> None:
+def serve(model: Path, host: str, port: int, tokens: Path | None, device: str, **limits: float) -> None:
     """Serve the exported model over HTTP with BentoML until SIGTERM or Ctrl-C."""
+    from serving.access import Tokens
     from serving.launch import launch
     from serving.predictor import Predictor
 
+    if tokens:
+        Tokens.read(tokens)
     card = Predictor(model, device).card  # every fault of the file shows here, in one line, before a server starts
     click.echo(f"{card.name} on http://{host}:{port} (Ctrl-C stops it)", err=True)
     sys.stderr.flush()
-    launch(model, host, port, device, limits)
+    launch(model, host, port, device, limits, tokens)
 
 
 def evaluate_main() -> NoReturn:

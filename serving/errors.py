@@ -1,6 +1,5 @@
 """What a client is told when there is no answer: one shape, one table of status codes."""
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from serving.images import ImageTooLarge, UnreadableImage, UnsupportedImage
 
 CODES = {
     400: "unreadable",
+    401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
     413: "too_large",
@@ -54,16 +54,10 @@ def body(status: int, message: str) -> dict[str, str]:
 
 
 def answer(request: Request, error: Exception) -> Response:
-    """`{"error": {"code", "message", "request_id"}}` with the status, and `Retry-After` where waiting helps."""
+    """`{"error": {"code", "message", "request_id"}}` with the status, and the header that says what would help."""
     status, message = describe(error)
-    content: Mapping[str, Any] = {"error": {**body(status, message), "request_id": request_id(request)}}
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFull) else None
+    content: Mapping[str, Any] = {"error": {**body(status, message), "request_id": request.scope["request_id"]}}
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(error.retry_after)
     return JSONResponse(content, status, headers)
-
-
-def request_id(request: Request) -> str:
-    """The client's `X-Request-ID` if it is printable and short, else a new one."""
-    given = request.headers.get("x-request-id", "")
-    if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
-        return given
-    return uuid.uuid4().hex

@@ -23,13 +23,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
 
 from serving import bodies, errors, oip
+from serving.access import Access, Tokens
 from serving.engine import Engine, Limits
 from serving.errors import HTTPError
 from serving.images import MEDIA_TYPES, fit, picture
 from serving.overlay import overlay
 from serving.predictor import Predictor
 from serving.submission import submission
-from serving.telemetry import Counting, Telemetry
+from serving.telemetry import Telemetry
 
 NPY, FORM = "application/x-npy", "multipart/form-data"
 ARRAYS = (NPY, "application/octet-stream", "application/zip", "application/x-npz")
@@ -37,8 +38,8 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 OVERLAY_SIDE = 512  # of the pictures that explain; what a screen shows, and a bound on the answer
 
 
-def create_app(limits: Limits | None = None) -> Starlette:
-    """Make the app; it answers 503 until `load` has given it a model."""
+def create_app(limits: Limits | None = None, tokens: Tokens | None = None) -> Starlette:
+    """Make the app; it answers 503 until `load` has given it a model, and 401 without one of the tokens, if any."""
     telemetry = Telemetry()
     app = Starlette(
         routes=[
@@ -51,7 +52,7 @@ def create_app(limits: Limits | None = None) -> Starlette:
             Route("/metrics", metrics, methods=["GET"]),
         ],
         exception_handlers={HTTPException: _answer_starlette, **dict.fromkeys((HTTPError, *errors.STATUS), _answer)},
-        middleware=[Middleware(Counting, telemetry=telemetry)],
+        middleware=[Middleware(Access, telemetry=telemetry, tokens=tokens)],
     )
     app.state.limits, app.state.telemetry, app.state.engine = limits or Limits(), telemetry, None
     return app

@@ -11,8 +11,18 @@ from serving.engine import variable
 from training.errors import OutputError
 
 
-def launch(model: Path, host: str, port: int, device: str, limits: Mapping[str, object]) -> NoReturn:
-    """Replace this process by `bentoml serve` over the model; `limits` are fields of `engine.Limits`.
+def launch(
+    model: Path, host: str, port: int, device: str, limits: Mapping[str, object], tokens: Path | None = None
+) -> NoReturn:
+    """Replace this process by `bentoml serve` over the model.
+
+    Args:
+        model: the exported file.
+        host: address to listen on.
+        port: port to listen on.
+        device: `auto`, `cpu` or `cuda`.
+        limits: fields of `engine.Limits`.
+        tokens: file of bearer tokens, None for an open door.
 
     Raises:
         OutputError: the address cannot be listened on.
@@ -31,6 +41,7 @@ def launch(model: Path, host: str, port: int, device: str, limits: Mapping[str, 
         "XTRAIN_MODEL": str(model.resolve()),
         "XTRAIN_DEVICE": device,
         **{variable(name): str(value) for name, value in limits.items()},
+        **({"XTRAIN_TOKENS": str(tokens.resolve())} if tokens else {}),
         "BENTOML_DO_NOT_TRACK": "True",  # only this word switches telemetry off
     }
     # The package's own parent is where the service is imported from, whatever folder the user is in.

@@ -1,21 +1,24 @@
 """The BentoML service: its health, lifecycle and packing around the app of `http`.
 
 The model's path comes in `XTRAIN_MODEL`, the device in `XTRAIN_DEVICE`, the limits in `XTRAIN_MAX_BATCH` and the like
-(`Limits.from_environment`); `xserve` sets them all.
+(`Limits.from_environment`), a file of bearer tokens in `XTRAIN_TOKENS`; `xserve` sets them all.
 """
 
 import os
+from pathlib import Path
 
 import bentoml
 
+from serving.access import Tokens
 from serving.engine import Limits
 from serving.http import create_app, load
 from serving.predictor import Predictor
 
-MODEL_VARIABLE, DEVICE_VARIABLE = "XTRAIN_MODEL", "XTRAIN_DEVICE"
+MODEL_VARIABLE, DEVICE_VARIABLE, TOKENS_VARIABLE = "XTRAIN_MODEL", "XTRAIN_DEVICE", "XTRAIN_TOKENS"
 DEFAULT_MODEL = "/models/model.onnx"  # where a container finds it mounted
 
-app = create_app(Limits.from_environment(os.environ))
+tokens = os.environ.get(TOKENS_VARIABLE)
+app = create_app(Limits.from_environment(os.environ), Tokens.read(Path(tokens)) if tokens else None)
 
 
 @bentoml.service(
@@ -25,6 +28,7 @@ app = create_app(Limits.from_environment(os.environ))
     tracing={"excluded_urls": "v1,v2,metrics"},
     # Its metrics label the raw path, so that anybody can grow them; the app has its own at the same route.
     metrics={"enabled": False},
+    logging={"access": {"enabled": False}},  # the app writes its own, as JSON
 )
 @bentoml.asgi_app(app)
 class Classifier:
