@@ -70,12 +70,9 @@ def export(
     Beside M.onnx come M.md, the model card to read, and M.onnx.sha256.
     """
     from export.write import Options, export_runs
-    from training.environment import choose_device
 
     began = time.perf_counter()
-    options = Options(
-        name, version, weights, calibrate, tta is not None, explain, precision, choose_device(device).type
-    )
+    options = Options(name, version, weights, calibrate, tta is not None, explain, precision, device)
     done = export_runs(runs, output, options, data=data, data_dir=data_dir, overwrite=overwrite)
     low, high = done.metrics.accuracy_interval
     card = done.card

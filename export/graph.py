@@ -71,7 +71,7 @@ class Ensemble(nn.Module):
         for weight, member, part, (_, maps, inputs) in zip(
             self.weights, self.classifiers, explained, outputs, strict=True
         ):
-            grown = self._grown(_scaled(part.heatmap(maps, inputs, top)[:, None]), member)
+            grown = _scaled(self._grown(part.heatmap(maps, inputs, top)[:, None], member))
             total = total + weight * (undo_dihedral(grown) if self.tta else grown)
         return probabilities, _scaled(total)
 

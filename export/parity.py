@@ -13,7 +13,7 @@ Probabilities = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Gate:
-    """What a precision is allowed: of a probability, of the share of equal top classes, of a heatmap's value.
+    """What a precision is allowed: of a probability, of the share of equal top classes, of a heatmap's mean value.
 
     Two classes whose probabilities lie closer than `tie` the precision cannot tell apart; their order means nothing.
     """
@@ -26,9 +26,9 @@ class Gate:
 
 GATES = {
     # Float32 sums in another order: what was measured over all architectures is below 1e-6.
-    "fp32": Gate(1e-5, 1.0, 1e-3, tie=2e-5),
+    "fp32": Gate(1e-5, 1.0, 0.01, tie=2e-5),
     # Float16 numbers between 0.5 and 1 are 4.9e-4 apart.
-    "fp16": Gate(5e-3, 0.999, 0.1, tie=1e-3),
+    "fp16": Gate(5e-3, 0.999, 0.05, tie=1e-3),
 }
 
 
@@ -66,6 +66,8 @@ def compare(
     Raises:
         ExportError: a difference above what is allowed, or other top classes, naming the worst image.
     """
+    if not np.allclose(expected.sum(axis=1), 1, atol=1e-3):
+        raise ExportError("torch's own probabilities do not sum to 1; the run is unusable, no file was written")
     difference = np.abs(answer - expected).max(axis=1)
     difference = np.where(np.isnan(difference), np.inf, difference)
     worst = int(difference.argmax())
@@ -101,16 +103,26 @@ def compare_heatmaps(
 ) -> None:
     """Hold heatmaps (N, H, W) against torch's where both name the same top class.
 
+    The mean over an image counts: single pixels differ where a map is divided by a faint maximum.
+
+    Args:
+        expected: torch's probabilities and heatmaps of the first images.
+        answer: the exported file's, of all images.
+        gate: what is allowed.
+
     Raises:
-        ExportError: a difference above what is allowed, naming the worst image.
+        ExportError: a difference above what is allowed, naming the worst image, or values that are not numbers.
     """
-    same = answer[0].argmax(axis=1) == expected[0].argmax(axis=1)
-    difference = np.where(same, np.abs(answer[1] - expected[1]).max(axis=(1, 2)), 0)
-    difference = np.where(np.isnan(difference), np.inf, difference)
+    broken = ~np.isfinite(answer[1]).all(axis=(1, 2))
+    if broken.any():
+        raise ExportError(f"the heatmap of image {int(broken.argmax())} holds values that are no numbers; try fp32")
+    rows = len(expected[0])
+    same = answer[0][:rows].argmax(axis=1) == expected[0].argmax(axis=1)
+    difference = np.abs(answer[1][:rows] - expected[1]).mean(axis=(1, 2)) * same
     worst = int(difference.argmax())
-    if difference[worst] > gate.heatmap:
+    if not difference[worst] <= gate.heatmap:
         raise ExportError(
-            f"the heatmaps of onnxruntime and torch differ by {difference[worst]:.2e} on image {worst} "
+            f"the heatmaps of onnxruntime and torch differ by {difference[worst]:.2e} on average on image {worst} "
             f"(allowed {gate.heatmap:.0e}); no file was written"
         )
 

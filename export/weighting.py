@@ -23,7 +23,10 @@ def parse_weights(text: str, members: int) -> list[float]:
         raise ConfigError(f"--weights {text}: {len(weights)} for {members} runs; give one a run, in their order")
     if not all(0 < weight < float("inf") for weight in weights):
         raise ConfigError(f"--weights {text}: each must be above 0; leave out the run that is to have none")
-    return [weight / sum(weights) for weight in weights]
+    shares = [weight / max(weights) for weight in weights]  # so that no sum overflows
+    if min(shares) < 1e-6:
+        raise ConfigError(f"--weights {text}: too far apart; leave out the run that has next to none")
+    return [share / sum(shares) for share in shares]
 
 
 def select_greedily(parts: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +25,8 @@ from training import catalog, checkpoint
 from training.atomic import refuse_existing, replacing
 from training.checkpoint import Checkpoint
 from training.datasets import Split
-from training.environment import git_commit, package_versions
-from training.errors import ConfigError, DataError, ExportError
+from training.environment import choose_device, git_commit, package_versions
+from training.errors import ConfigError, DataError, ExportError, OutputError
 from training.metrics import Metrics, calibration_bins, evaluate
 from training.splits import gather, partition
 
@@ -41,7 +42,7 @@ class Options:
 
     `name` None is the file's stem; `version` is the user's; `weights` None are equal ones, else `auto` or numbers
     such as `0.6,0.4`; `calibrate` fits a temperature; `tta` averages over the dihedral views; `explain` adds the
-    heatmap; `device` is where the comparison runs.
+    heatmap; `device` is where the comparison runs, `auto` on CUDA for each of torch and onnxruntime that has it.
     """
 
     name: str | None = None
@@ -90,15 +91,20 @@ def export_runs(
     options = options or Options()
     if output.suffix != ".onnx":
         raise ConfigError(f"-o {output}: name a file that ends in .onnx")
+    if not (options.name or output.stem).isprintable() or not options.version.isprintable():
+        raise ConfigError("--name and --model-version take one line of printable characters")
     beside = output.with_suffix(".md"), onnxfile.sidecar(output)
     for path in (output, *beside):
         refuse_existing(path, overwrite)
+    _refuse_notes(beside[0])
     checkpoints = [checkpoint.load(Path(run)) for run in runs]
     check_members(checkpoints)
     weights = None
     if options.weights not in (None, "auto"):
         weights = parse_weights(str(options.weights), len(checkpoints))
     ensemble = make(checkpoints, weights, options)
+    if options.weights != "auto":  # which may leave members out
+        check_size(ensemble, options.precision)
     val, images = _images(checkpoints[0], data, data_dir)
     assert val.labels is not None
     labels = val.labels
@@ -111,6 +117,7 @@ def export_runs(
         weights = [weights[index] for index in kept]
         checkpoints, parts = [checkpoints[index] for index in kept], parts[kept]
         ensemble = make(checkpoints, weights, options)
+        check_size(ensemble, options.precision)
     plain = ensemble.combine(list(parts)).numpy()
     if options.calibrate:
         ensemble.temperature = fit_temperature(labels, plain[: len(val)])
@@ -127,10 +134,12 @@ def export_runs(
     with replacing(beside[0]) as readable, replacing(beside[1]) as digest, replacing(output) as temporary:
         _save(model, card, temporary)
         predictor = Predictor(temporary, options.device)
-        answer = predictor.predict(images)
-        parity = compare(expected, answer, labels, GATES[options.precision], predictor.provider)
         if shown:
-            compare_heatmaps(shown, predictor.explain(seen), GATES[options.precision])
+            answer, heatmaps = predictor.explain(images)
+            compare_heatmaps(shown, (answer, heatmaps), GATES[options.precision])
+        else:
+            answer = predictor.predict(images)
+        parity = compare(expected, answer, labels, GATES[options.precision], predictor.provider)
         metrics = evaluate(labels, answer[: len(val)])
         card = replace(
             card,
@@ -146,6 +155,8 @@ def export_runs(
         digest.write_text(f"{onnxfile.sha256(temporary)}  {output.name}\n", encoding="utf-8")
         bins = calibration_bins(labels, answer[: len(val)])
         readable.write_text(document(card, metrics, bins), encoding="utf-8")
+        # Should the machine stop between the renames, a model without a digest is left, never one with a wrong one.
+        beside[1].unlink(missing_ok=True)
     left_out = tuple(index + 1 for index in range(len(runs)) if index not in kept)
     return Exported(card, parity, metrics, size, left_out)
 
@@ -154,18 +165,39 @@ def make(checkpoints: Sequence[Checkpoint], weights: Sequence[float] | None, opt
     """The module to export, in evaluation mode on the CPU.
 
     Raises:
-        ExportError: options that the members do not take, or more weights than one file holds.
+        ExportError: options that the members do not take.
     """
     members = [item.classifier() for item in checkpoints]
-    ensemble = Ensemble(members, weights, tta=options.tta, explain=options.explain).eval()
-    width = 2 if options.precision == "fp16" else 4
-    size = width * sum(value.numel() for member in members for value in member.network.state_dict().values())
+    return Ensemble(members, weights, tta=options.tta, explain=options.explain).eval()
+
+
+def check_size(ensemble: Ensemble, precision: str) -> None:
+    """Refuse what one protocol-buffers message cannot hold.
+
+    Raises:
+        ExportError: with the size.
+    """
+    values = (value for member in ensemble.classifiers for value in member.network.state_dict().values())
+    size = (2 if precision == "fp16" else 4) * sum(value.numel() for value in values)
     if size > LIMIT:
         raise ExportError(
             f"the members' weights are {size / 1e9:.1f} GB and one ONNX file holds 2.1 GB; average fewer runs or use "
             "--precision fp16"
         )
-    return ensemble
+
+
+def _refuse_notes(path: Path) -> None:
+    """Refuse to replace a Markdown file that no export wrote: a README is easily beside a model of its name.
+
+    Raises:
+        OutputError: it is somebody's.
+    """
+    if not path.exists():
+        return
+    with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as file:
+        if re.match(r"# .+, version .+", file.readline()):
+            return
+    raise OutputError(f"{path}: is no model card of an export and would be replaced; choose another -o")
 
 
 @torch.inference_mode()
@@ -193,7 +225,7 @@ def _explained(
 @contextlib.contextmanager
 def _on(ensemble: Ensemble, device: str) -> Iterator[torch.device]:
     """Have the module on a device for a while, without the shortened products of TF32 that a gate would see."""
-    there = torch.device(device)
+    there = choose_device(device)
     torch.backends.cudnn.allow_tf32 = False
     ensemble.to(there)
     try:

@@ -5,6 +5,7 @@ at once, and a busy one forms larger batches the busier it is, with no timer to 
 """
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -133,9 +134,12 @@ class Batcher:
         """Refuse new requests, answer those that wait, and end the thread."""
         self._closing = True
         self._wake()
-        if self._worker is not None:
-            await self._worker
-        self._thread.shutdown()
+        try:
+            if self._worker is not None:
+                await asyncio.shield(self._worker)  # whoever closes may give up; those who wait still get theirs
+        finally:
+            if self._worker is None or self._worker.done():
+                self._thread.shutdown()
 
     def _leave(self, item: _Item) -> None:
         """A request is answered, expired or its client gone: it no longer takes a place in the queue."""
@@ -207,13 +211,15 @@ class Batcher:
             self._queue.popleft()
         return batch
 
-    async def _answer(self, batch: list[_Item], images: Images) -> None:
-        """Run a batch and hand out its parts."""
+    async def _answer(self, batch: list[_Item], images: Images | None) -> None:
+        """Run a batch and hand out its parts; without `images`, which could not be joined, each by itself."""
         loop = asyncio.get_running_loop()
         queued = [loop.time() - item.entered for item in batch]
         began = time.perf_counter()
         try:
-            outputs = await loop.run_in_executor(self._thread, self._run_images, images)
+            if images is None:
+                raise ValueError("requests of different shapes")
+            outputs = await loop.run_in_executor(self._thread, self._guarded, images)
         except Exception as error:
             if len(batch) == 1:
                 _fail(batch[0], error)
@@ -223,18 +229,37 @@ class Batcher:
                     await self._answer([item], item.images)
             return
         took = time.perf_counter() - began
-        self._rate = len(images) / max(took, 1e-6)
-        self._observed.on_batch(len(images), queued, took)
         start = 0
         for item in batch:
             end = start + len(item.images)
             if not item.answer.done():
                 item.answer.set_result([output[start:end] for output in outputs])
             start = end
+        self._rate = len(images) / max(took, 1e-6)
+        try:
+            self._observed.on_batch(len(images), queued, took)
+        except Exception:  # counting must never cost an answer
+            logging.getLogger(__name__).exception("a run could not be counted")
+
+    def _guarded(self, images: Images) -> Sequence[NDArray[Any]]:
+        """On the thread: run, with an error that a future can carry and outputs that fit the images."""
+        try:
+            outputs = self._run_images(images)
+        except StopIteration as error:
+            raise RuntimeError("the run stopped early") from error
+        if any(len(output) != len(images) for output in outputs):
+            raise RuntimeError("the run's outputs are not one an image")
+        return outputs
 
 
-def _assembled(batch: list[_Item]) -> Images:
-    return batch[0].images if len(batch) == 1 else np.concatenate([item.images for item in batch])
+def _assembled(batch: list[_Item]) -> Images | None:
+    """All images in one array; None if they cannot be joined."""
+    if len(batch) == 1:
+        return batch[0].images
+    try:
+        return np.concatenate([item.images for item in batch])
+    except (ValueError, MemoryError):
+        return None
 
 
 def _expire(item: _Item, timeout: float) -> None:

@@ -1,5 +1,6 @@
 """A predictor with its batchers: what the routes ask for answers."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -111,5 +112,4 @@ class Engine:
 
     async def close(self) -> None:
         """Answer what waits, refuse the rest."""
-        await self._plain.close()
-        await self._explaining.close()
+        await asyncio.gather(self._plain.close(), self._explaining.close())

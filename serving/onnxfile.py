@@ -14,9 +14,10 @@ from pathlib import Path
 from training.errors import ModelFileError
 
 # Field numbers of onnx.proto3.
-MODEL_GRAPH, MODEL_PROPERTIES, MODEL_FUNCTIONS = 7, 14, 25
+MODEL_GRAPH, MODEL_PROPERTIES, MODEL_TRAINING, MODEL_FUNCTIONS = 7, 14, 20, 25
+TRAINING_GRAPHS = (1, 2)
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
-FUNCTION_NODE, NODE_ATTRIBUTE = 7, 5
+FUNCTION_NODE, FUNCTION_ATTRIBUTE, NODE_ATTRIBUTE = 7, 11, 5
 ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 SPARSE_TENSORS = (1, 2)
 TENSOR_EXTERNAL, TENSOR_LOCATION = 13, 14
@@ -90,8 +91,13 @@ def _model(data: mmap.mmap) -> Contents:
         elif number == MODEL_GRAPH:
             graphs += 1
             external |= _graph(data, _place(value))
+        elif number == MODEL_TRAINING:
+            parts = _fields(data, _place(value))
+            external |= any(_graph(data, _place(graph)) for part, graph in parts if part in TRAINING_GRAPHS)
         elif number == MODEL_FUNCTIONS:
             external |= _nodes(data, _place(value), FUNCTION_NODE)
+            defaults = _fields(data, _place(value))
+            external |= any(_attribute(data, _place(one)) for part, one in defaults if part == FUNCTION_ATTRIBUTE)
     if graphs != 1:
         raise ValueError("it has no graph")
     return Contents(properties, external)
@@ -108,19 +114,23 @@ def _graph(data: mmap.mmap, place: slice) -> bool:
 
 
 def _nodes(data: mmap.mmap, place: slice, field: int) -> bool:
-    for number, node in _fields(data, place):
-        if number != field:
-            continue
-        for kind, attribute in _fields(data, _place(node)):
-            if kind != NODE_ATTRIBUTE:
-                continue
-            for part, value in _fields(data, _place(attribute)):
-                if part in ATTRIBUTE_TENSORS and _tensor(data, _place(value)):
-                    return True
-                if part in ATTRIBUTE_GRAPHS and _graph(data, _place(value)):
-                    return True
-                if part in ATTRIBUTE_SPARSE and _sparse(data, _place(value)):
-                    return True
+    return any(
+        _attribute(data, _place(attribute))
+        for number, node in _fields(data, place)
+        if number == field
+        for kind, attribute in _fields(data, _place(node))
+        if kind == NODE_ATTRIBUTE
+    )
+
+
+def _attribute(data: mmap.mmap, place: slice) -> bool:
+    for part, value in _fields(data, place):
+        if part in ATTRIBUTE_TENSORS and _tensor(data, _place(value)):
+            return True
+        if part in ATTRIBUTE_GRAPHS and _graph(data, _place(value)):
+            return True
+        if part in ATTRIBUTE_SPARSE and _sparse(data, _place(value)):
+            return True
     return False
 
 
@@ -130,7 +140,7 @@ def _sparse(data: mmap.mmap, place: slice) -> bool:
 
 def _tensor(data: mmap.mmap, place: slice) -> bool:
     return any(
-        number == TENSOR_EXTERNAL or (number == TENSOR_LOCATION and value == 1)
+        number == TENSOR_EXTERNAL or (number == TENSOR_LOCATION and value != 0)
         for number, value in _fields(data, place)
     )
 
@@ -146,6 +156,8 @@ def _fields(data: mmap.mmap, place: slice) -> Iterator[tuple[int, Value]]:
     at, end = place.start, place.stop
     while at < end:
         tag, at = _varint(data, at)
+        if not 8 <= tag < 1 << 32:  # other readers drop the bits above: the same bytes must mean the same to all
+            raise ValueError("a field has no valid number")
         kind, value = tag & 7, 0
         if kind == 0:
             value, at = _varint(data, at)

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from export import write
 from export.explain import Explained
 from export.graph import Ensemble, dihedral, undo_dihedral
 from export.write import Options, export_runs
@@ -143,6 +145,49 @@ def test_a_member_that_crops_shows_nothing_of_the_edge(sample: Path) -> None:
     edge = int(28 * 16 / 96 - 1)  # the crop leaves out 16 of 96 pixels on each side; one more for the interpolation
     assert (heatmaps[:, 0, :edge] == 0).all() and (heatmaps[:, 0, :, -edge:] == 0).all()
     assert heatmaps[:, 0, edge:-edge, edge:-edge].max() > 0.5
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_members_heatmaps_are_averaged_by_weight(tta: bool, sample: Path) -> None:
+    members = []
+    for name in ("simplecnn", "simplecnn-v1"):
+        member = Classifier(ModelSpec(name, {}, tuple("abcde"), (28, 28, 3), 28, None, (0.5,) * 3, (0.2,) * 3))
+        member.network = settled(name, 28)
+        last = [layer for layer in member.network.modules() if isinstance(layer, nn.Linear)][-1]
+        with torch.no_grad():
+            last.bias[2] = 20  # so that all agree in the top class; a heatmap knows nothing of the bias
+        members.append(member)
+    images = torch.from_numpy(read_npz(sample).splits["test"].images[:200])
+    with torch.no_grad():
+        both, together = Ensemble(members, [0.75, 0.25], explain=True, tta=tta).eval()(images)
+        alone = [Ensemble([member], explain=True, tta=tta).eval()(images) for member in members]
+        _, swapped = Ensemble(members, [0.25, 0.75], explain=True, tta=tta).eval()(images)
+    assert all((probabilities.argmax(1) == 2).all() for probabilities in (both, alone[0][0], alone[1][0]))
+    if not tta:  # a single file's map is scaled to 1, the views' mean within an ensemble is not
+        expected = 0.75 * alone[0][1] + 0.25 * alone[1][1]
+        expected = expected / expected.amax(dim=(2, 3), keepdim=True).clamp_min(1e-3)
+        torch.testing.assert_close(together, expected, atol=1e-4, rtol=1e-3)
+    assert (swapped - together).abs().max() > 0.05, "the weights matter"
+
+
+def test_a_wrong_heatmap_leaves_no_file(
+    command: Command, sample_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probabilities are right, the second output is turned over."""
+    honest = write.trace
+
+    def dishonest(ensemble: Ensemble, shape: tuple[int, int, int]) -> onnx.ModelProto:
+        model = honest(ensemble, shape)
+        (node,) = [node for node in model.graph.node if "heatmap" in node.output]
+        node.output[0] = "upright"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), "one"))
+        model.graph.node.append(onnx.helper.make_node("Sub", ["one", "upright"], ["heatmap"]))
+        return model
+
+    monkeypatch.setattr(write, "trace", dishonest)
+    result = command("xexport", sample_run, "-o", tmp_path / "m.onnx", "--explain")
+    assert result.code == 1 and "heatmaps of onnxruntime and torch differ" in result.error
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_without_a_heatmap_says_so(sample_model: Path) -> None:

@@ -51,14 +51,23 @@ def test_other_top_classes() -> None:
     assert compare(expected, answer, LABELS, GATES["fp32"], "CPU").top_class_agreement == 1 - 1 / 1200, "a tie is told"
 
 
+def test_probabilities_that_are_none() -> None:
+    """Two runtimes can agree on nonsense."""
+    with pytest.raises(ExportError, match="do not sum to 1"):
+        compare(EXPECTED * 0, EXPECTED * 0, LABELS, GATES["fp32"], "CPU")
+
+
 def test_heatmaps() -> None:
-    maps = np.linspace(0, 1, 3 * 16, dtype=np.float32).reshape(3, 4, 4)
-    few = EXPECTED[::400]
-    compare_heatmaps((few, maps), (few, maps + 5e-4), GATES["fp32"])
+    maps = np.linspace(0, 1, 5 * 16, dtype=np.float32).reshape(5, 4, 4)
+    five = EXPECTED[::240]
+    compare_heatmaps((five[:3], maps[:3]), (five, maps + 5e-3), GATES["fp32"])
     wrong = maps.copy()
-    wrong[2, 1, 1] += 0.01
+    wrong[2] += 0.02
     with pytest.raises(ExportError, match="heatmaps .* on image 2"):
-        compare_heatmaps((few, maps), (few, wrong), GATES["fp32"])
-    other = few.copy()
-    other[2] = [0.4, 0.3, 0.3]  # another top class has another heatmap; probabilities are the other gate's matter
-    compare_heatmaps((few, maps), (other, wrong), GATES["fp32"])
+        compare_heatmaps((five[:3], maps[:3]), (five, wrong), GATES["fp32"])
+    other = np.roll(five, 1, axis=1)  # another top class has another heatmap; that is the other gate's matter
+    compare_heatmaps((five[:3], maps[:3]), (other, wrong), GATES["fp32"])
+    wrong[4, 0, 0] = np.nan
+    for answer in (five, other):
+        with pytest.raises(ExportError, match="image 4 holds values that are no numbers"):
+            compare_heatmaps((five[:3], maps[:3]), (answer, wrong), GATES["fp16"])

@@ -15,10 +15,11 @@ from training.metrics import evaluate
 
 def test_numbers() -> None:
     assert parse_weights("0.6,0.4", 2) == pytest.approx([0.6, 0.4])
-    assert parse_weights("3, 1", 2) == [0.75, 0.25]
+    assert parse_weights("3, 1", 2) == pytest.approx([0.75, 0.25])
+    assert parse_weights("1e308,1e308", 2) == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("text", ["a,b", "1", "1,2,3", "1,0", "1,-1", "1,nan", "1,inf", "", "automatic"])
+@pytest.mark.parametrize("text", ["a,b", "1", "1,2,3", "1,0", "1,-1", "1,nan", "1,inf", "1,1e-9", "", "automatic"])
 def test_bad_numbers(text: str) -> None:
     with pytest.raises(ConfigError, match="--weights"):
         parse_weights(text, 2)

@@ -150,6 +150,22 @@ def test_an_existing_file_is_kept(command: Command, sample_run: Path, tmp_path: 
         (tmp_path / name).unlink()
 
 
+def test_notes_are_not_replaced(command: Command, sample_run: Path, tmp_path: Path) -> None:
+    """Not even with --overwrite: what is there is no model card."""
+    (tmp_path / "README.md").write_text("# My project\n")
+    result = command("xexport", sample_run, "-o", tmp_path / "README.onnx", "--overwrite")
+    assert result.code == 1 and "no model card" in result.error
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    for _ in range(2):  # its own it replaces
+        assert command("xexport", sample_run, "-o", tmp_path / "m.onnx", "--overwrite").code == 0
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\udcff"])
+def test_a_name_of_one_line(name: str, command: Command, sample_run: Path, tmp_path: Path) -> None:
+    result = command("xexport", sample_run, "-o", tmp_path / "m.onnx", "--name", name)
+    assert result.code == 2 and "printable" in result.error and not list(tmp_path.iterdir())
+
+
 def test_another_suffix_is_refused(command: Command, sample_run: Path, tmp_path: Path) -> None:
     result = command("xexport", sample_run, "-o", tmp_path / "m.md")
     assert result.code == 2 and "ends in .onnx" in result.error and not list(tmp_path.iterdir())

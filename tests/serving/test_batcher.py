@@ -240,3 +240,42 @@ def test_runs_are_observed() -> None:
 
     play(main())
     assert seen == [(3, 1)]
+
+
+def test_trouble_beside_the_run_costs_no_answer() -> None:
+    """Counting fails, requests cannot be joined, a run ends with StopIteration or too few rows: later ones go on."""
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        if images.shape[1] == 2:
+            raise StopIteration
+        return [images[: 1 if images.shape[1] == 3 else None, 0, 0, 0] * 2]
+
+    def on_batch(rows: int, queued: list[float], ran: float) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        batcher = Batcher(run, observed=Observed(on_batch), max_delay_ms=20)
+        odd = np.zeros((1, 2, 1, 1), np.uint8)
+        answers = await asyncio.gather(batcher.submit(images(4)), batcher.submit(odd), return_exceptions=True)
+        assert answers[0][0].tolist() == [8] and isinstance(answers[1], RuntimeError)
+        with pytest.raises(RuntimeError, match="not one an image"):
+            await batcher.submit(np.zeros((2, 3, 1, 1), np.uint8))
+        assert (await batcher.submit(images(5)))[0].tolist() == [10]
+        await batcher.close()
+
+    play(main())
+
+
+def test_giving_up_on_closing_loses_nobody() -> None:
+    runner = Runner(0.03)
+
+    async def main() -> None:
+        batcher = Batcher(runner, max_batch=1)
+        tasks = [asyncio.create_task(batcher.submit(images(value))) for value in range(4)]
+        await asyncio.sleep(0.005)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(batcher.close(), 0.01)
+        assert [answer[0].tolist() for answer in await asyncio.gather(*tasks)] == [[0], [2], [4], [6]]
+        await batcher.close()
+
+    play(main())

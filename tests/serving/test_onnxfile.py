@@ -50,6 +50,35 @@ def test_external_data_inside_an_attribute_and_an_inner_graph(tmp_path: Path) ->
         assert onnxfile.read(path).external
 
 
+def test_external_data_in_a_functions_default(tmp_path: Path) -> None:
+    """An attribute of a function that its nodes refer to by name."""
+    tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="w.bin")
+    node = helper.make_node("Constant", [], ["c"])
+    node.attribute.add(name="value", ref_attr_name="weights", type=onnx.AttributeProto.TENSOR)
+    function = helper.make_function("own", "f", [], ["c"], [node], [helper.make_opsetid("", 20)])
+    function.attribute_proto.append(helper.make_attribute("weights", tensor))
+    graph = helper.make_graph(
+        [helper.make_node("f", [], ["y"], domain="own")],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])],
+    )
+    path = tmp_path / "m.onnx"
+    path.write_bytes(helper.make_model(graph, functions=[function]).SerializeToString())
+    assert onnxfile.read(path).external
+
+
+def test_numbers_that_other_readers_cut_short(sample_model: Path, tmp_path: Path) -> None:
+    """A tag with bits above 32 is another field to readers that drop them."""
+    content = sample_model.read_bytes()
+    assert content[0] == 0x08  # field 1, the IR version
+    path = tmp_path / "m.onnx"
+    path.write_bytes(bytes([0x88, 0x80, 0x80, 0x80, 0x10]) + content[1:])
+    with pytest.raises(ModelFileError, match="no valid number"):
+        onnxfile.read(path)
+
+
 def test_every_cut_is_refused(sample_model: Path, tmp_path: Path) -> None:
     """No prefix of a file is taken for the file, and none raises anything else."""
     content = sample_model.read_bytes()
