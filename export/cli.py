@@ -76,9 +76,12 @@ def export(
     done = export_runs(runs, output, options, data=data, data_dir=data_dir, overwrite=overwrite)
     low, high = done.metrics.accuracy_interval
     card = done.card
+
+    def share(weight: float) -> str:
+        return "" if card.weighting == "equal" else f", weight {weight:.2f}"
+
     what = " + ".join(
-        f"{member['architecture']} (seed {member['seed']}{_share(member['weight'], len(card.members))})"
-        for member in card.members
+        f"{member['architecture']} (seed {member['seed']}{share(member['weight'])})" for member in card.members
     )
     for run in done.left_out:
         click.echo(f"run {run}, {runs[run - 1]}, got no weight and is left out")
@@ -94,10 +97,6 @@ def export(
             f"temperature {facts['temperature']:.3f}: calibration error (ECE) {facts['ece_before']:.4f} before, "
             f"{facts['ece_after']:.4f} after, on the {facts['rows']} validation rows it was fitted on"
         )
-
-
-def _share(weight: float, members: int) -> str:
-    return f", weight {weight:.2f}" if members > 1 else ""
 
 
 @click.command(name="show", context_settings=console.SETTINGS)

@@ -59,8 +59,8 @@ class Tokens:
 class Access:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, tokens: Tokens | None) -> None:
-        self.app, self.telemetry, self.tokens = app, telemetry, tokens
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, tokens: Tokens | None, admins: Tokens | None = None) -> None:
+        self.app, self.telemetry, self.tokens, self.admins = app, telemetry, tokens, admins
         self.log = logging.getLogger("xtrain.access")
         if not self.log.handlers:
             handler = logging.StreamHandler(sys.stdout)
@@ -87,13 +87,16 @@ class Access:
 
         path: str = scope["path"]
         try:
-            if self.tokens and not path.startswith(OPEN) and not self.tokens.accept(headers.get("authorization", "")):
+            needed = self._needed(scope["method"], path, headers.get("authorization", ""))
+            if needed:
                 self.telemetry.rejected.labels(errors.CODES[401]).inc()
-                refusal = HTTPError(401, "a bearer token is needed; send the header Authorization: Bearer TOKEN")
+                refusal = HTTPError(401, f"{needed} is needed; send the header Authorization: Bearer TOKEN")
                 await errors.answer(Request(scope), refusal)(scope, receive, watch)
             else:
                 await self.app(scope, receive, watch)
         finally:
+            if engine := scope.pop("engine", None):
+                engine.release()
             seconds = time.perf_counter() - began
             route = getattr(scope.get("endpoint"), "__name__", "none")
             self.telemetry.requests.labels(route, str(status)).inc()
@@ -107,6 +110,15 @@ class Access:
                 "seconds": round(seconds, 6),
             }
             self.log.info(json.dumps(line))
+
+    def _needed(self, method: str, path: str, header: str) -> str | None:
+        """What the request lacks, None if it may pass."""
+        admin = self.admins is not None and self.admins.accept(header)
+        if path == "/v1/model" and method == "POST":
+            return None if admin else "an admin's bearer token"
+        if self.tokens is None or path.startswith(OPEN) or admin or self.tokens.accept(header):
+            return None
+        return "a bearer token"
 
 
 def _request_id(headers: Headers) -> str:

@@ -123,7 +123,7 @@ class Batcher:
         self._rows += len(images)
         if self._idle or self._rows >= self.max_batch:
             self._wake()
-        alarm = None if timeout is None else loop.call_later(timeout, _expire, item, timeout)
+        alarm = None if timeout is None else loop.call_later(timeout, _expire, item)
         try:
             return await item.answer
         finally:
@@ -262,8 +262,8 @@ def _assembled(batch: list[_Item]) -> Images | None:
         return None
 
 
-def _expire(item: _Item, timeout: float) -> None:
-    _fail(item, DeadlinePassed(f"no answer within {timeout:g} s"))
+def _expire(item: _Item) -> None:
+    _fail(item, DeadlinePassed("no answer within the server's timeout; try again, or send less at a time"))
 
 
 def _fail(item: _Item, error: Exception) -> None:

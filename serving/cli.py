@@ -135,20 +135,29 @@ def score(
     type=click.Path(path_type=Path),
     help="File of bearer tokens, one a line, of which every request needs one [default: none needed].",
 )
+@click.option(
+    "--admin-tokens",
+    "admins",
+    type=click.Path(path_type=Path),
+    help="File of the tokens that may POST /v1/model to swap in another file of the model's folder [default: nobody].",
+)
 @console.device_option
 @console.shared_options
-def serve(model: Path, host: str, port: int, tokens: Path | None, device: str, **limits: float) -> None:
+def serve(
+    model: Path, host: str, port: int, tokens: Path | None, admins: Path | None, device: str, **limits: float
+) -> None:
     """Serve the exported model over HTTP with BentoML until SIGTERM or Ctrl-C."""
     from serving.access import Tokens
     from serving.launch import launch
     from serving.predictor import Predictor
 
-    if tokens:
-        Tokens.read(tokens)
+    for path in (tokens, admins):
+        if path:
+            Tokens.read(path)
     card = Predictor(model, device).card  # every fault of the file shows here, in one line, before a server starts
     click.echo(f"{card.name} on http://{host}:{port} (Ctrl-C stops it)", err=True)
     sys.stderr.flush()
-    launch(model, host, port, device, limits, tokens)
+    launch(model, host, port, device, limits, tokens, admins)
 
 
 def evaluate_main() -> NoReturn:

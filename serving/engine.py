@@ -1,15 +1,18 @@
 """A predictor with its batchers: what the routes ask for answers."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.requests import Request
 
 from serving.batcher import Batcher, Observed
 from serving.card import Card
+from serving.errors import HTTPError
 from serving.predictor import Predictor
 from training.errors import ConfigError
 
@@ -65,6 +68,7 @@ class Engine:
         self, predictor: Predictor, limits: Limits, on_batch: Callable[[int, list[float], float], None]
     ) -> None:
         self.predictor, self.limits = predictor, limits
+        self._holders, self._free = 0, asyncio.Event()
 
         def batcher(run: Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]) -> Batcher:
             return Batcher(
@@ -94,22 +98,55 @@ class Engine:
         Raises:
             QueueFull, DeadlinePassed, Stopping: as the batcher.
         """
-        parts = []
-        for start in range(0, len(images), self.limits.max_batch):
-            (part,) = await self._plain.submit(images[start : start + self.limits.max_batch], self.limits.timeout)
-            parts.append(part)
-        return np.concatenate(parts)
+        (probabilities,) = await self._in_parts(self._plain, images)
+        return probabilities
 
     async def explain(self, images: NDArray[np.uint8]) -> tuple[Probabilities, NDArray[np.float32]]:
         """Probabilities, and heatmaps (N, H, W); the model must have them."""
-        pairs = []
-        for start in range(0, len(images), self.limits.max_batch):
-            pairs.append(
-                await self._explaining.submit(images[start : start + self.limits.max_batch], self.limits.timeout)
-            )
-        probabilities, heatmaps = (np.concatenate([pair[index] for pair in pairs]) for index in range(2))
+        probabilities, heatmaps = await self._in_parts(self._explaining, images)
         return probabilities, heatmaps
+
+    async def _in_parts(self, batcher: Batcher, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """All of one request's answers; the timeout is that of the whole."""
+        end = time.monotonic() + self.limits.timeout
+        parts = []
+        for start in range(0, len(images), self.limits.max_batch):
+            part = images[start : start + self.limits.max_batch]
+            parts.append(await batcher.submit(part, max(0.0, end - time.monotonic())))
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    def hold(self) -> None:
+        """A request has begun that will ask this engine; each ends with `release`."""
+        self._holders += 1
+
+    def release(self) -> None:
+        """That request is over."""
+        self._holders -= 1
+        if not self._holders:
+            self._free.set()
+
+    async def retire(self) -> None:
+        """Close once the last request that holds this engine is over: after a swap nobody finds it closed."""
+        while self._holders:
+            self._free.clear()
+            await self._free.wait()
+        await self.close()
 
     async def close(self) -> None:
         """Answer what waits, refuse the rest."""
         await asyncio.gather(self._plain.close(), self._explaining.close())
+
+
+def held(request: Request) -> Engine:
+    """The engine that answers this request from its beginning to its end, whatever is swapped meanwhile.
+
+    Raises:
+        HTTPError: 503, no model is loaded yet.
+    """
+    engine: Engine | None = request.scope.get("engine") or request.app.state.engine
+    if engine is None:
+        raise HTTPError(503, "the model is still loading; try again when /readyz answers 200")
+    if "engine" not in request.scope:
+        engine.hold()
+        request.scope["engine"] = engine  # released by the middleware of `access`
+    return engine

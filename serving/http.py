@@ -24,37 +24,54 @@ from starlette.routing import Match, Route
 
 from serving import bodies, errors, oip
 from serving.access import Access, Tokens
-from serving.engine import Engine, Limits
+from serving.engine import Engine, Limits, held
 from serving.errors import HTTPError
 from serving.images import MEDIA_TYPES, fit, picture
 from serving.overlay import overlay
 from serving.predictor import Predictor
+from serving.shelf import Shelf
 from serving.submission import submission
 from serving.telemetry import Telemetry
+from training.errors import XtrainError
 
 NPY, FORM = "application/x-npy", "multipart/form-data"
 ARRAYS = (NPY, "application/octet-stream", "application/zip", "application/x-npz")
+MAX_SWAP_BYTES = 4096
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 OVERLAY_SIDE = 512  # of the pictures that explain; what a screen shows, and a bound on the answer
 
 
-def create_app(limits: Limits | None = None, tokens: Tokens | None = None) -> Starlette:
-    """Make the app; it answers 503 until `load` has given it a model, and 401 without one of the tokens, if any."""
+def create_app(
+    limits: Limits | None = None, tokens: Tokens | None = None, admins: Tokens | None = None, shelf: Shelf | None = None
+) -> Starlette:
+    """Make the app; it answers 503 until `load` has given it a model.
+
+    Args:
+        limits: what it takes on.
+        tokens: of which every request needs one; None for none.
+        admins: tokens that may swap the model; None for nobody.
+        shelf: where other models are; None for nowhere.
+    """
     telemetry = Telemetry()
     app = Starlette(
         routes=[
             Route("/v1/predict", predict, methods=["POST"]),
             Route("/v1/score", score, methods=["POST"]),
             Route("/v1/model", model, methods=["GET"]),
+            Route("/v1/model", swap, methods=["POST"]),
             *oip.routes(),
             Route("/v1/{path:path}", unknown, methods=METHODS),
             Route("/v2/{path:path}", unknown, methods=METHODS),
             Route("/metrics", metrics, methods=["GET"]),
         ],
-        exception_handlers={HTTPException: _answer_starlette, **dict.fromkeys((HTTPError, *errors.STATUS), _answer)},
-        middleware=[Middleware(Access, telemetry=telemetry, tokens=tokens)],
+        exception_handlers={
+            HTTPException: _answer_starlette,
+            **dict.fromkeys((HTTPError, *errors.STATUS, Exception), _answer),
+        },
+        middleware=[Middleware(Access, telemetry=telemetry, tokens=tokens, admins=admins)],
     )
     app.state.limits, app.state.telemetry, app.state.engine = limits or Limits(), telemetry, None
+    app.state.shelf, app.state.swapping, app.state.retiring = shelf, asyncio.Lock(), set()
     return app
 
 
@@ -67,7 +84,7 @@ def load(app: Starlette, predictor: Predictor) -> None:
 
 async def predict(request: Request) -> Response:
     """Classes and probabilities of one image, of the files of a form, or of the rows of an array."""
-    engine, options = _engine(request), _Options(request)
+    engine, options = held(request), _Options(request)
     kind = bodies.media_type(request)
     limits = engine.limits
     if kind in MEDIA_TYPES:
@@ -92,7 +109,7 @@ async def predict(request: Request) -> Response:
 
 async def score(request: Request) -> Response:
     """The Kaggle CSV of all images of an `.npz` or `.npy`."""
-    engine = _engine(request)
+    engine = held(request)
     kind = bodies.media_type(request)
     if kind not in ARRAYS:
         raise HTTPError(415, f"content type {kind or '(none)'} is not taken; send one of {', '.join(ARRAYS)}")
@@ -105,9 +122,33 @@ async def score(request: Request) -> Response:
 
 async def model(request: Request) -> Response:
     """The card of the model that answers, and its digest."""
-    engine = _engine(request)
+    engine = held(request)
     card: dict[str, Any] = asdict(engine.card)
     return JSONResponse({"sha256": engine.predictor.digest, **json.loads(json.dumps(card))})
+
+
+async def swap(request: Request) -> Response:
+    """Let another file answer: it is verified and warmed up beside the old one, which ends its requests first."""
+    shelf: Shelf | None = request.app.state.shelf
+    content = await bodies.read(request, MAX_SWAP_BYTES)
+    try:
+        name = json.loads(content)["path"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise HTTPError(400, 'the body is not {"path": "M.onnx"}') from error
+    if shelf is None or not isinstance(name, str):
+        raise HTTPError(422, "path is not a name, or this server has no folder of models")
+    async with request.app.state.swapping:
+        old: Engine | None = request.app.state.engine
+        try:
+            predictor = await run_in_threadpool(shelf.take, name)
+        except XtrainError as error:
+            raise HTTPError(422, str(error)) from error
+        load(request.app, predictor)
+        if old is not None:
+            task = asyncio.get_running_loop().create_task(old.retire())
+            request.app.state.retiring.add(task)  # the loop itself keeps no task alive
+            task.add_done_callback(request.app.state.retiring.discard)
+    return JSONResponse({"model": predictor.card.name, "version": predictor.card.version, "sha256": predictor.digest})
 
 
 async def metrics(request: Request) -> Response:
@@ -131,7 +172,7 @@ class _Options:
     """What the query asks for beyond the probabilities."""
 
     def __init__(self, request: Request) -> None:
-        card = _engine(request).card
+        card = held(request).card
         text, wish = request.query_params.get("top"), request.query_params.get("explain", "false").lower()
         classes = len(card.classes)
         if text is not None and not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= classes):
@@ -219,13 +260,6 @@ def _names(engine: Engine) -> dict[str, str]:
     return {"X-Model": name if name.isprintable() else "model", "X-Model-SHA256": engine.predictor.digest}
 
 
-def _engine(request: Request) -> Engine:
-    engine: Engine | None = request.app.state.engine
-    if engine is None:
-        raise HTTPError(503, "the model is still loading; try again when /readyz answers 200")
-    return engine
-
-
 async def _answer_starlette(request: Request, error: Exception) -> Response:
     """What the router refuses, such as another method, in the same shape as the rest."""
     assert isinstance(error, HTTPException)
@@ -234,6 +268,6 @@ async def _answer_starlette(request: Request, error: Exception) -> Response:
 
 async def _answer(request: Request, error: Exception) -> Response:
     telemetry: Telemetry = request.app.state.telemetry
-    status, _ = errors.describe(error)
+    status, _ = errors.describe(error)  # an error that nobody foresaw is raised again by Starlette, for the log
     telemetry.rejected.labels(errors.CODES[status]).inc()
     return errors.answer(request, error)

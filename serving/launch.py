@@ -12,7 +12,13 @@ from training.errors import OutputError
 
 
 def launch(
-    model: Path, host: str, port: int, device: str, limits: Mapping[str, object], tokens: Path | None = None
+    model: Path,
+    host: str,
+    port: int,
+    device: str,
+    limits: Mapping[str, object],
+    tokens: Path | None = None,
+    admins: Path | None = None,
 ) -> NoReturn:
     """Replace this process by `bentoml serve` over the model.
 
@@ -23,6 +29,7 @@ def launch(
         device: `auto`, `cpu` or `cuda`.
         limits: fields of `engine.Limits`.
         tokens: file of bearer tokens, None for an open door.
+        admins: file of the tokens that may swap the model, None for nobody.
 
     Raises:
         OutputError: the address cannot be listened on.
@@ -42,6 +49,7 @@ def launch(
         "XTRAIN_DEVICE": device,
         **{variable(name): str(value) for name, value in limits.items()},
         **({"XTRAIN_TOKENS": str(tokens.resolve())} if tokens else {}),
+        **({"XTRAIN_ADMIN_TOKENS": str(admins.resolve())} if admins else {}),
         "BENTOML_DO_NOT_TRACK": "True",  # only this word switches telemetry off
     }
     # The package's own parent is where the service is imported from, whatever folder the user is in.

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from serving import bodies
 from serving.card import HEATMAP, INPUT, OUTPUT
-from serving.engine import Engine
+from serving.engine import Engine, held
 from serving.errors import HTTPError
 from training import __version__
 
@@ -39,7 +39,7 @@ async def live(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """The server and its model are ready; 503 until then."""
-    _engine(request)
+    held(request)
     return JSONResponse({"ready": True})
 
 
@@ -118,16 +118,9 @@ def routes() -> list[Route]:
     return [Route(path, endpoint, methods=[method]) for path, endpoint, method in pairs]
 
 
-def _engine(request: Request) -> Engine:
-    engine: Engine | None = request.app.state.engine
-    if engine is None:
-        raise HTTPError(503, "the model is still loading; try again when /v2/health/ready answers 200")
-    return engine
-
-
 def _named(request: Request) -> Engine:
     """The engine if the path names its model, and its version where one is named."""
-    engine = _engine(request)
+    engine = held(request)
     name, version = request.path_params["name"], request.path_params.get("version")
     if name != engine.card.name or version not in (None, engine.card.version):
         raise HTTPError(404, f"this server has the model {engine.card.name}, version {engine.card.version}, no other")

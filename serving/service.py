@@ -1,7 +1,8 @@
 """The BentoML service: its health, lifecycle and packing around the app of `http`.
 
 The model's path comes in `XTRAIN_MODEL`, the device in `XTRAIN_DEVICE`, the limits in `XTRAIN_MAX_BATCH` and the like
-(`Limits.from_environment`), a file of bearer tokens in `XTRAIN_TOKENS`; `xserve` sets them all.
+(`Limits.from_environment`), files of bearer tokens in `XTRAIN_TOKENS` and `XTRAIN_ADMIN_TOKENS`;
+`xserve` sets them all. Other models are swapped in from the model's own folder.
 """
 
 import os
@@ -13,12 +14,24 @@ from serving.access import Tokens
 from serving.engine import Limits
 from serving.http import create_app, load
 from serving.predictor import Predictor
+from serving.shelf import Shelf
 
-MODEL_VARIABLE, DEVICE_VARIABLE, TOKENS_VARIABLE = "XTRAIN_MODEL", "XTRAIN_DEVICE", "XTRAIN_TOKENS"
 DEFAULT_MODEL = "/models/model.onnx"  # where a container finds it mounted
 
-tokens = os.environ.get(TOKENS_VARIABLE)
-app = create_app(Limits.from_environment(os.environ), Tokens.read(Path(tokens)) if tokens else None)
+
+def _tokens(variable: str) -> Tokens | None:
+    path = os.environ.get(variable)
+    return Tokens.read(Path(path)) if path else None
+
+
+model = Path(os.environ.get("XTRAIN_MODEL", DEFAULT_MODEL))
+device = os.environ.get("XTRAIN_DEVICE", "auto")
+app = create_app(
+    Limits.from_environment(os.environ),
+    _tokens("XTRAIN_TOKENS"),
+    _tokens("XTRAIN_ADMIN_TOKENS"),
+    Shelf(model.parent, device),
+)
 
 
 @bentoml.service(
@@ -35,7 +48,7 @@ class Classifier:
     """Loads the model once a worker; the routes are the mounted app's."""
 
     def __init__(self) -> None:
-        predictor = Predictor(os.environ.get(MODEL_VARIABLE, DEFAULT_MODEL), os.environ.get(DEVICE_VARIABLE, "auto"))
+        predictor = Predictor(model, device)
         predictor.warm_up()
         load(app, predictor)
 

@@ -55,7 +55,7 @@ def test_a_late_answer_is_504(sample_model: Path, sample: Path, tmp_path: Path) 
     images = read_npz(sample).splits["train"].images[:800]
     with running(sample_model, tmp_path, "--max-batch", "800", "--timeout", "0.01") as client:
         message = error(client.post("/v1/predict", content=npy(images), headers=NPY), 504, "deadline_passed")
-        assert "no answer within 0.01 s" in message
+        assert "no answer within the server's timeout" in message
         for _ in range(50):  # the run that nobody waits for any more is still under way at first
             response = client.post("/v1/predict", content=npy(images[:1]), headers=NPY)
             if response.status_code == 200:
