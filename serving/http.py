@@ -26,7 +26,7 @@ from serving import bodies, errors, oip
 from serving.access import Access, Tokens
 from serving.engine import Engine, Limits, held
 from serving.errors import HTTPError
-from serving.images import MEDIA_TYPES, fit, picture
+from serving.images import MAX_PIXELS, MEDIA_TYPES, ImageTooLarge, fit, picture
 from serving.overlay import overlay
 from serving.predictor import Predictor
 from serving.shelf import Shelf
@@ -38,6 +38,7 @@ NPY, FORM = "application/x-npy", "multipart/form-data"
 ARRAYS = (NPY, "application/octet-stream", "application/zip", "application/x-npz")
 MAX_SWAP_BYTES = 4096
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+SMALL_PIXELS = 64 * 64
 OVERLAY_SIDE = 512  # of the pictures that explain; what a screen shows, and a bound on the answer
 
 
@@ -190,7 +191,11 @@ async def _one(
 ) -> dict[str, Any]:
     """The prediction of one encoded image."""
     telemetry: Telemetry = request.app.state.telemetry
-    image, pixels = await run_in_threadpool(_decode, telemetry, content, engine.card.shape)
+    try:
+        # A small image is decoded sooner than a thread takes it over.
+        image, pixels = _decode(telemetry, content, engine.card.shape, SMALL_PIXELS)
+    except ImageTooLarge:
+        image, pixels = await run_in_threadpool(_decode, telemetry, content, engine.card.shape, MAX_PIXELS)
     named = {"name": name} if name is not None else {}
     if not options.explain:
         (probabilities,) = await engine.predict(pixels[None])
@@ -224,9 +229,11 @@ async def _many(engine: Engine, images: NDArray[np.uint8], options: _Options) ->
     ]
 
 
-def _decode(telemetry: Telemetry, content: bytes, shape: tuple[int, int, int]) -> tuple[Image.Image, NDArray[np.uint8]]:
+def _decode(
+    telemetry: Telemetry, content: bytes, shape: tuple[int, int, int], max_pixels: int
+) -> tuple[Image.Image, NDArray[np.uint8]]:
     began = time.perf_counter()
-    image = picture(content)
+    image = picture(content, max_pixels)
     pixels = fit(image, shape)
     image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
     telemetry.decoded.observe(time.perf_counter() - began)

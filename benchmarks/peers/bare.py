@@ -1,0 +1,19 @@
+"""The same app and batcher on uvicorn alone: the ceiling of Python HTTP.
+
+python -m benchmarks.peers.bare MODEL PORT
+"""
+
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from serving.http import create_app, load
+from serving.predictor import Predictor
+
+if __name__ == "__main__":
+    app = create_app()
+    predictor = Predictor(Path(sys.argv[1]), "cpu")
+    predictor.warm_up()
+    load(app, predictor)
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", access_log=False)
