@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,6 @@ class _Item:
     waiting: bool = True
 
 
-@dataclass
-class Observed:
-    """What happened, for whoever counts it; `on_batch` gets images, seconds queued of each request, seconds run."""
-
-    on_batch: Callable[[int, list[float], float], None] = field(default=lambda rows, queued, ran: None)
-
-
 class Batcher:
     """Collects requests and runs them together on a thread of its own.
 
@@ -69,7 +62,7 @@ class Batcher:
         max_batch: int = 64,
         max_delay_ms: float = 0.0,
         max_queue: int = 1024,
-        observed: Observed | None = None,
+        on_batch: Callable[[int, list[float], float], None] = lambda images, queued, ran: None,
     ) -> None:
         """Make an idle batcher; it starts with the first request and belongs to that request's event loop.
 
@@ -78,13 +71,13 @@ class Batcher:
             max_batch: images of one run; a request of more runs alone.
             max_delay_ms: how long an idle batcher waits for more before it runs less than that.
             max_queue: images that may wait; beyond, requests are refused.
-            observed: told of every run.
+            on_batch: told of every run: its images, the seconds each request was queued, the seconds it ran.
         """
         if max_batch < 1 or max_queue < 1 or max_delay_ms < 0:
             raise ValueError("max_batch and max_queue must be at least 1, max_delay_ms at least 0")
         self._run_images = run
         self.max_batch, self.max_queue, self.max_delay = max_batch, max_queue, max_delay_ms / 1000
-        self._observed = observed or Observed()
+        self._on_batch = on_batch
         self._queue: deque[_Item] = deque()
         self._rows = 0
         self._signal: asyncio.Future[None] | None = None  # what the sleeping worker waits for
@@ -237,7 +230,7 @@ class Batcher:
             start = end
         self._rate = len(images) / max(took, 1e-6)
         try:
-            self._observed.on_batch(len(images), queued, took)
+            self._on_batch(len(images), queued, took)
         except Exception:  # counting must never cost an answer
             logging.getLogger(__name__).exception("a run could not be counted")
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from serving.batcher import Batcher, Observed
+from serving.batcher import Batcher
 from serving.card import Card
 from serving.errors import HTTPError
 from serving.predictor import Predictor
@@ -76,7 +76,7 @@ class Engine:
                 max_batch=limits.max_batch,
                 max_delay_ms=limits.max_delay_ms,
                 max_queue=limits.max_queue,
-                observed=Observed(on_batch),
+                on_batch=on_batch,
             )
 
         self._plain = batcher(lambda images: [predictor.predict(images)])

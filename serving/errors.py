@@ -57,7 +57,10 @@ def answer(request: Request, error: Exception) -> Response:
     """`{"error": {"code", "message", "request_id"}}` with the status, and the header that says what would help."""
     status, message = describe(error)
     content: Mapping[str, Any] = {"error": {**body(status, message), "request_id": request.scope["request_id"]}}
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    # The header too: the answer to an error that nobody foresaw is made outside of the middleware that adds it.
+    headers = {"X-Request-ID": request.scope["request_id"]}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, QueueFull):
         headers["Retry-After"] = str(error.retry_after)
     return JSONResponse(content, status, headers)

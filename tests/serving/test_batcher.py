@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.batcher import Batcher, DeadlinePassed, Observed, QueueFull, Stopping
+from serving.batcher import Batcher, DeadlinePassed, QueueFull, Stopping
 
 POISON = 255
 
@@ -233,8 +233,7 @@ def test_runs_are_observed() -> None:
     seen: list[tuple[int, int]] = []
 
     async def main() -> None:
-        observed = Observed(lambda rows, queued, ran: seen.append((rows, len(queued))))
-        batcher = Batcher(Runner(), observed=observed)
+        batcher = Batcher(Runner(), on_batch=lambda rows, queued, ran: seen.append((rows, len(queued))))
         await batcher.submit(images(1, 2, 3))
         await batcher.close()
 
@@ -254,7 +253,7 @@ def test_trouble_beside_the_run_costs_no_answer() -> None:
         raise ZeroDivisionError
 
     async def main() -> None:
-        batcher = Batcher(run, observed=Observed(on_batch), max_delay_ms=20)
+        batcher = Batcher(run, on_batch=on_batch, max_delay_ms=20)
         odd = np.zeros((1, 2, 1, 1), np.uint8)
         answers = await asyncio.gather(batcher.submit(images(4)), batcher.submit(odd), return_exceptions=True)
         assert answers[0][0].tolist() == [8] and isinstance(answers[1], RuntimeError)

@@ -1,12 +1,16 @@
 """Limits from the environment, and what a server with tight ones answers."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from serving.engine import Limits
+from serving.http import create_app, load
+from serving.predictor import Predictor
 from tests.serving.server import running
 from tests.serving.test_http import NPY, error, npy
 from training.datasets import read_npz
@@ -62,3 +66,25 @@ def test_a_late_answer_is_504(sample_model: Path, sample: Path, tmp_path: Path) 
                 return
             error(response, 504, "deadline_passed")
         raise AssertionError("it never answered again")
+
+
+def test_a_fault_of_our_own_is_500_and_tells_no_details(sample_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(sample_model, "cpu")
+
+    def broken(images: np.ndarray) -> np.ndarray:
+        raise RuntimeError("a secret of the server")
+
+    monkeypatch.setattr(predictor, "predict", broken)
+    app = create_app()
+    load(app, predictor)
+
+    async def ask() -> tuple[httpx.Response, httpx.Response]:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            content = npy(np.zeros((1, 28, 28, 3), np.uint8))
+            answer = await client.post("/v1/predict", content=content, headers={**NPY, "X-Request-ID": "r7"})
+            return answer, await client.get("/metrics")
+
+    answer, metrics = asyncio.run(ask())
+    assert "secret" not in error(answer, 500, "internal") and answer.headers["X-Request-ID"] == "r7"
+    assert 'xtrain_requests_total{code="500",route="predict"} 1.0' in metrics.text
