@@ -2,13 +2,12 @@
 
     python -m benchmarks.serving MODEL.onnx --data pathmnist-sample.npz
 
-Each server is started alone, warmed up for a second and driven for some seconds by a process of its own over
-keep-alive connections, closed loop (a connection sends its next request when the last is answered): one encoded
-image a request, the same images in the same order. The peers are in `benchmarks.peers`; the last row is onnxruntime
-in process, one decoded image at a time, without any HTTP. The load shares the machine's cores with the server.
+Each server is started alone, warmed up for a second and driven by a process of its own (`benchmarks.load`), the same
+images in the same order: one encoded image or one raw array of an image a request at 1, 16 and 64 connections, the
+encoded image at a fixed rate too (open loop), and arrays of 256. The peers are in `benchmarks.peers`; the last row of a
+table is onnxruntime in process on the same work without any HTTP. The load shares the machine's cores with the server.
 """
 
-import asyncio
 import io
 import json
 import multiprocessing
@@ -29,97 +28,92 @@ import click
 import numpy as np
 from PIL import Image
 
+from benchmarks.load import Load, drive
 from serving.images import decode
 from serving.predictor import Predictor
 
-SERVERS = ["xserve", "bare", "lit", "batchable"]
-NAMES = {
+SERVERS = {
     "xserve": "xserve",
     "bare": "uvicorn with the same app",
     "lit": "LitServe",
     "batchable": "BentoML batchable",
 }
+RAW = "onnxruntime in process"
+BATCH = 256
 
 
 @dataclass(frozen=True)
-class Load:
-    """What one measurement gave: answers, errors, and the seconds of each answer."""
+class Scenario:
+    """What is sent, over how many connections, at which rate."""
 
-    seconds: float
-    errors: int
-    latencies: list[float]
+    name: str
+    kind: str
+    connections: int
+    rate: float | None = None
 
     @property
-    def rate(self) -> float:
-        """Answers a second."""
-        return len(self.latencies) / self.seconds
+    def images(self) -> int:
+        """Of one request."""
+        return BATCH if self.kind == "batch" else 1
 
-    def percentile(self, share: float) -> float:
-        """Latency in milliseconds."""
-        return float(np.percentile(self.latencies, share)) * 1000 if self.latencies else float("nan")
+    def servers(self, chosen: list[str]) -> list[str]:
+        """Those that take it: the other two answer one image at a time, or refuse more than their batch."""
+        return [server for server in chosen if self.kind != "batch" or server in ("xserve", "bare")]
+
+
+def scenarios(rate: float) -> list[Scenario]:
+    """All that can be measured."""
+    single = [
+        Scenario(f"{kind}-{connections}", kind, connections) for kind in ("png", "tile") for connections in (1, 16, 64)
+    ]
+    return [*single, Scenario("open", "png", 64, rate), Scenario("batch", "batch", 2)]
+
+
+WHAT = {"png": "one PNG a request", "tile": "one raw image a request", "batch": f"{BATCH} raw images a request"}
 
 
 def command(server: str, model: Path, port: int) -> list[str]:
     """How a server is started."""
     if server == "xserve":
-        return [
-            sys.executable,
-            "-c",
-            "from serving.cli import serve_main; serve_main()",
-            str(model),
-            "--port",
-            str(port),
-        ]
+        start = [sys.executable, "-c", "from serving.cli import serve_main; serve_main()", str(model)]
+        return [*start, "--port", str(port)]
     if server == "batchable":
         start = [sys.executable, "-m", "bentoml", "serve", "benchmarks.peers.batchable:Batchable"]
         return [*start, "--host", "127.0.0.1", "--port", str(port)]
     return [sys.executable, "-m", f"benchmarks.peers.{server}", str(model), str(port)]
 
 
-def requests(server: str, images: list[bytes], pixels: np.ndarray, port: int) -> list[bytes]:
-    """Whole HTTP requests, one an image, in the form that the server takes."""
+def requests(server: str, kind: str, pixels: np.ndarray, port: int) -> list[bytes]:
+    """Whole HTTP requests in the form that the server takes, one for each image or array."""
+    groups = [np.resize(pixels, (BATCH, *pixels.shape[1:]))] if kind == "batch" else [image[None] for image in pixels]
     found = []
-    for content, image in zip(images, pixels, strict=True):
-        path, kind, body = "/v1/predict", "image/png", content
+    for images in groups:
+        path, media, body = "/v1/predict", "application/x-npy", npy(images)
+        if kind == "png":
+            media, body = "image/png", png(images[0])
         if server == "lit":
-            head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n'
-            path, kind = "/predict", "multipart/form-data; boundary=x"
-            body = head + b"Content-Type: image/png\r\n\r\n" + content + b"\r\n--x--\r\n"
+            head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n'
+            path, body = "/predict", head + f"Content-Type: {media}\r\n\r\n".encode() + body + b"\r\n--x--\r\n"
+            media = "multipart/form-data; boundary=x"
         elif server == "batchable":
-            path, kind, body = "/predict", "application/json", json.dumps({"images": [image.tolist()]}).encode()
-        lines = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\n"
+            path, media, body = "/predict", "application/json", json.dumps({"images": images.tolist()}).encode()
+        lines = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {media}\r\n"
         found.append(f"{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     return found
 
 
-async def client(port: int, sent: list[bytes], first: int, end: float) -> tuple[list[float], int]:
-    """One connection until `end`: latencies and the number of errors."""
-    latencies, errors, index = [], 0, first
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while time.perf_counter() < end:
-        began = time.perf_counter()
-        writer.write(sent[index % len(sent)])
-        index += 1
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-        await reader.readexactly(length)
-        if head.startswith(b"http/1.1 200"):
-            latencies.append(time.perf_counter() - began)
-        else:
-            errors += 1
-    writer.close()
-    return latencies, errors
+def png(image: np.ndarray) -> bytes:
+    """One encoded image."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def drive(port: int, sent: list[bytes], connections: int, seconds: float) -> Load:
-    """Run in the load's own process."""
-
-    async def main() -> list[tuple[list[float], int]]:
-        end = time.perf_counter() + seconds
-        return await asyncio.gather(*(client(port, sent, index * 7, end) for index in range(connections)))
-
-    parts = asyncio.run(main())
-    return Load(seconds, sum(errors for _, errors in parts), [one for latencies, _ in parts for one in latencies])
+def npy(images: np.ndarray) -> bytes:
+    """An array as `.npy`."""
+    buffer = io.BytesIO()
+    np.save(buffer, images)
+    return buffer.getvalue()
 
 
 @contextmanager
@@ -166,58 +160,81 @@ def started(server: str, model: Path) -> Iterator[int]:
                 process.wait(timeout=10)
 
 
-def in_process(model: Path, images: list[bytes], seconds: float) -> Load:
-    """Decode and predict one image after another."""
-    predictor = Predictor(model, "cpu")
-    predictor.warm_up()
+def in_process(predictor: Predictor, kind: str, pixels: np.ndarray, seconds: float) -> Load:
+    """The same work without a server: one after another, decoding included."""
+    encoded = [png(image) for image in pixels]
+    batch = np.resize(pixels, (BATCH, *pixels.shape[1:]))
     latencies: list[float] = []
-    end = time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
-        predictor.predict(decode(images[len(latencies) % len(images)], predictor.card.shape)[None])
+    start = time.perf_counter()
+    while (began := time.perf_counter()) < start + seconds:
+        index = len(latencies) % len(pixels)
+        if kind == "png":
+            predictor.predict(decode(encoded[index], predictor.card.shape)[None])
+        else:
+            predictor.predict(batch if kind == "batch" else pixels[index : index + 1])
         latencies.append(time.perf_counter() - began)
-    return Load(seconds, 0, latencies)
+    return Load(latencies, 0, time.perf_counter() - start)
 
 
-@click.command()
-@click.argument("model", type=click.Path(exists=True, path_type=Path))
-@click.option("--data", required=True, type=click.Path(exists=True, path_type=Path), help="An .npz with test_images.")
-@click.option("--connections", default=64, show_default=True)
-@click.option("--seconds", default=5.0, show_default=True, help="Of one measurement.")
-@click.option("--rounds", default=3, show_default=True, help="Measurements of each server, in turn.")
-@click.option("--server", "chosen", multiple=True, type=click.Choice(SERVERS), help="Only these.")
-def main(model: Path, data: Path, connections: int, seconds: float, rounds: int, chosen: tuple[str, ...]) -> None:
-    """Print the table; ratios are medians over the rounds."""
-    with np.load(data) as arrays:
-        pixels = arrays["test_images"][:200]
-    images = []
-    for image in pixels:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "PNG")
-        images.append(buffer.getvalue())
-    servers = list(chosen) or SERVERS
-    found: dict[str, list[Load]] = {server: [] for server in [*servers, "raw"]}
-    context = multiprocessing.get_context("spawn")
-    for _ in range(rounds):
-        for server in servers:
-            with started(server, model) as port, context.Pool(1) as pool:
-                sent = requests(server, images, pixels, port)
-                pool.apply(drive, (port, sent, connections, 1.0))
-                found[server].append(pool.apply(drive, (port, sent, connections, seconds)))
-        found["raw"].append(in_process(model, images, seconds))
-    click.echo(f"\n{model.name}, one PNG a request, {connections} connections, {os.cpu_count()} cores with the load's")
-    click.echo("\n| server | requests/s | p50 ms | p95 ms | p99 ms | errors | xserve's share (lowest to highest) |")
-    click.echo("|---|---|---|---|---|---|---|")
+def table(scenario: Scenario, found: dict[str, list[Load]]) -> list[str]:
+    """The rows of one scenario; ratios are of the same round, their median told with the lowest and the highest."""
+    at = f"{scenario.rate:g} requests/s on {scenario.connections}" if scenario.rate else str(scenario.connections)
+    lines = ["", f"{WHAT[scenario.kind]}, {at} connection{'s' * (scenario.connections > 1)}", ""]
+    lines += ["| server | images/s | p50, p95, p99 ms | errors | `xserve`'s share (lowest to highest) |"]
+    lines += ["|---|---|---|---|---|"]
     for server, loads in found.items():
         ratios = [
             ours.rate / theirs.rate for ours, theirs in zip(found.get("xserve", []), loads, strict=False) if theirs.rate
         ]
         share = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "-"
-        median = [statistics.median(load.percentile(part) for load in loads) for part in (50, 95, 99)]
-        click.echo(
-            f"| {NAMES.get(server, 'onnxruntime in process, decoding included')} | "
-            f"{statistics.median(load.rate for load in loads):.0f} | "
-            f"{' | '.join(f'{value:.1f}' for value in median)} | {sum(load.errors for load in loads)} | {share} |"
-        )
+        parts = [statistics.median(load.percentile(part) for load in loads) for part in (50, 95, 99)]
+        rate = statistics.median(load.rate for load in loads) * scenario.images
+        times = ", ".join(f"{value:.1f}" for value in parts)
+        errors = sum(load.errors for load in loads)
+        lines.append(f"| {SERVERS.get(server, RAW)} | {rate:.0f} | {times} | {errors} | {share} |")
+    return lines
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.option("--data", required=True, type=click.Path(exists=True, path_type=Path), help="An .npz with test_images.")
+@click.option("--seconds", default=5.0, show_default=True, help="Of one measurement.")
+@click.option("--rounds", default=3, show_default=True, help="Measurements of each server, in turn.")
+@click.option("--rate", default=200.0, show_default=True, help="Requests a second of the open loop.")
+@click.option("--server", "chosen", multiple=True, type=click.Choice(list(SERVERS)), help="Only these.")
+@click.option(
+    "--scenario", "named", multiple=True, type=click.Choice([s.name for s in scenarios(1)]), help="Only these."
+)
+def main(
+    model: Path, data: Path, seconds: float, rounds: int, rate: float, chosen: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    """Print a table for each scenario."""
+    with np.load(data) as arrays:
+        pixels = arrays["test_images"][:200]
+    wanted = [scenario for scenario in scenarios(rate) if not named or scenario.name in named]
+    servers = list(chosen) or list(SERVERS)
+    found: dict[Scenario, dict[str, list[Load]]] = {scenario: {} for scenario in wanted}
+    context = multiprocessing.get_context("spawn")
+    predictor = Predictor(model, "cpu")
+    predictor.warm_up()
+    for _ in range(rounds):
+        for server in servers:
+            here = [scenario for scenario in wanted if server in scenario.servers(servers)]
+            if not here:
+                continue
+            with started(server, model) as port, context.Pool(1) as pool:
+                for scenario in here:
+                    sent = requests(server, scenario.kind, pixels, port)
+                    pool.apply(drive, (port, sent, scenario.connections, 1.0))
+                    load = pool.apply(drive, (port, sent, scenario.connections, seconds, scenario.rate))
+                    found[scenario].setdefault(server, []).append(load)
+        for scenario in wanted:
+            if scenario.rate is None:
+                load = in_process(predictor, scenario.kind, pixels, seconds)
+                found[scenario].setdefault("raw", []).append(load)
+    click.echo(f"{model.name}, {os.cpu_count()} cores with the load's, medians of {rounds} rounds of {seconds:g} s")
+    for scenario, loads in found.items():
+        click.echo("\n".join(table(scenario, loads)))
 
 
 if __name__ == "__main__":

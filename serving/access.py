@@ -2,12 +2,8 @@
 
 import hashlib
 import hmac
-import json
-import logging
-import sys
 import time
 import uuid
-from datetime import UTC, datetime
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,11 +11,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import errors
+from serving.accesslog import AccessLog
 from serving.errors import HTTPError
 from serving.telemetry import Telemetry
 from training.errors import ConfigError
 
-LONGEST_PATH = 200  # of a path in the log
 OPEN = ("/v2/health/", "/metrics")
 
 
@@ -61,13 +57,7 @@ class Access:
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry, tokens: Tokens | None, admins: Tokens | None = None) -> None:
         self.app, self.telemetry, self.tokens, self.admins = app, telemetry, tokens, admins
-        self.log = logging.getLogger("xtrain.access")
-        if not self.log.handlers:
-            handler = logging.StreamHandler(sys.stdout)
-            handler.setFormatter(logging.Formatter("%(message)s"))
-            self.log.addHandler(handler)
-            self.log.setLevel(logging.INFO)
-            self.log.propagate = False
+        self.log = AccessLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it, and take down what became of it."""
@@ -101,15 +91,7 @@ class Access:
             route = getattr(scope.get("endpoint"), "__name__", "none")
             self.telemetry.requests.labels(route, str(status)).inc()
             self.telemetry.seconds.labels(route).observe(seconds)
-            line = {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "request_id": identifier,
-                "method": scope["method"],
-                "path": path[:LONGEST_PATH],
-                "status": status,
-                "seconds": round(seconds, 6),
-            }
-            self.log.info(json.dumps(line))
+            self.log.add(identifier, scope["method"], path, status, seconds)
 
     def _needed(self, method: str, path: str, header: str) -> str | None:
         """What the request lacks, None if it may pass."""

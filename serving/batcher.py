@@ -81,7 +81,7 @@ class Batcher:
         self._queue: deque[_Item] = deque()
         self._rows = 0
         self._signal: asyncio.Future[None] | None = None  # what the sleeping worker waits for
-        self._running: asyncio.Task[None] | None = None
+        self._runs: set[asyncio.Task[None]] = set()  # the one on the thread, and one that is to follow it at once
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
         self._worker: asyncio.Task[None] | None = None
         self._closing = False
@@ -110,11 +110,11 @@ class Batcher:
         loop = asyncio.get_running_loop()
         if self._worker is None:
             self._worker = loop.create_task(self._work())
-        item = _Item(images, loop.create_future(), loop.time())
+        item = _Item(images, loop.create_future(), time.perf_counter())
         item.answer.add_done_callback(lambda _: self._leave(item))
         self._queue.append(item)
         self._rows += len(images)
-        if self._idle or self._rows >= self.max_batch:
+        if not self._runs or self._rows >= self.max_batch:
             self._wake()
         alarm = None if timeout is None else loop.call_later(timeout, _expire, item)
         try:
@@ -143,42 +143,35 @@ class Batcher:
     def _retry_after(self) -> int:
         return max(1, math.ceil(self._rows / self._rate)) if self._rate else 1
 
-    @property
-    def _idle(self) -> bool:
-        return self._running is None or self._running.done()
-
     def _wake(self) -> None:
         if self._signal is not None and not self._signal.done():
             self._signal.set_result(None)
 
     async def _work(self) -> None:
-        """Form batches for ever; a full one is put together while the last one runs."""
+        """Form batches for ever; a full one is put together and handed to the thread while the last one runs."""
         loop = asyncio.get_running_loop()
         while await self._formed():
             batch = self._take()
-            images = _assembled(batch)
-            if self._running is not None:
-                await self._running
-            wanted = [item for item in batch if not item.answer.done()]
-            if not wanted:
-                continue
-            if len(wanted) < len(batch):  # some expired meanwhile; the rest need not pay for them
-                batch, images = wanted, _assembled(wanted)
-            self._running = loop.create_task(self._answer(batch, images))
-            self._running.add_done_callback(lambda _: self._wake())
-        if self._running is not None:
-            await self._running
+            run = loop.create_task(self._answer(batch, _assembled(batch)))
+            self._runs.add(run)
+            run.add_done_callback(self._over)
+        if self._runs:
+            await asyncio.wait(self._runs)
+
+    def _over(self, run: "asyncio.Task[None]") -> None:
+        self._runs.discard(run)
+        self._wake()
 
     async def _formed(self) -> bool:
-        """Wait until a batch is full, or the thread idle and the delay over; False at the end of all."""
+        """Wait until a batch is full and the next to run, or none runs and the delay is over; False at the end."""
         loop = asyncio.get_running_loop()
         while True:
-            if self._rows >= self.max_batch:
+            if self._rows >= self.max_batch and len(self._runs) < 2:
                 return True
             alarm = None
-            if self._rows and self._idle:
+            if self._rows and not self._runs:
                 oldest = next(item for item in self._queue if item.waiting)
-                wait = oldest.entered + self.max_delay - loop.time()
+                wait = oldest.entered + self.max_delay - time.perf_counter()
                 if wait <= 0 or self._closing:
                     return True
                 alarm = loop.call_later(wait, self._wake)
@@ -207,12 +200,8 @@ class Batcher:
     async def _answer(self, batch: list[_Item], images: Images | None) -> None:
         """Run a batch and hand out its parts; without `images`, which could not be joined, each by itself."""
         loop = asyncio.get_running_loop()
-        queued = [loop.time() - item.entered for item in batch]
-        began = time.perf_counter()
         try:
-            if images is None:
-                raise ValueError("requests of different shapes")
-            outputs = await loop.run_in_executor(self._thread, self._guarded, images)
+            batch, outputs, began, took = await loop.run_in_executor(self._thread, self._guarded, batch, images)
         except Exception as error:
             if len(batch) == 1:
                 _fail(batch[0], error)
@@ -221,28 +210,43 @@ class Batcher:
                 if not item.answer.done():
                     await self._answer([item], item.images)
             return
-        took = time.perf_counter() - began
+        if not batch:
+            return
         start = 0
         for item in batch:
             end = start + len(item.images)
             if not item.answer.done():
                 item.answer.set_result([output[start:end] for output in outputs])
             start = end
-        self._rate = len(images) / max(took, 1e-6)
+        self._rate = start / max(took, 1e-6)
         try:
-            self._on_batch(len(images), queued, took)
+            self._on_batch(start, [began - item.entered for item in batch], took)
         except Exception:  # counting must never cost an answer
             logging.getLogger(__name__).exception("a run could not be counted")
 
-    def _guarded(self, images: Images) -> Sequence[NDArray[Any]]:
-        """On the thread: run, with an error that a future can carry and outputs that fit the images."""
+    def _guarded(
+        self, batch: list[_Item], images: Images | None
+    ) -> tuple[list[_Item], Sequence[NDArray[Any]], float, float]:
+        """On the thread: run what is still wanted, with an error that a future can carry and outputs that fit.
+
+        Returns:
+            The requests that were run, their outputs, when the run began and the seconds it took.
+        """
+        wanted = [item for item in batch if not item.answer.done()]
+        began = time.perf_counter()
+        if not wanted:
+            return [], [], began, 0.0
+        if len(wanted) < len(batch):  # some expired meanwhile; the rest need not pay for them
+            images = _assembled(wanted)
+        if images is None:
+            raise ValueError("requests of different shapes")
         try:
             outputs = self._run_images(images)
         except StopIteration as error:
             raise RuntimeError("the run stopped early") from error
         if any(len(output) != len(images) for output in outputs):
             raise RuntimeError("the run's outputs are not one an image")
-        return outputs
+        return wanted, outputs, began, time.perf_counter() - began
 
 
 def _assembled(batch: list[_Item]) -> Images | None:

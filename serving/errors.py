@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from serving.answers import JSON
 from serving.batcher import DeadlinePassed, QueueFull, Stopping
 from serving.images import ImageTooLarge, UnreadableImage, UnsupportedImage
 
@@ -63,4 +64,4 @@ def answer(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, QueueFull):
         headers["Retry-After"] = str(error.retry_after)
-    return JSONResponse(content, status, headers)
+    return JSON(content, status, headers)

@@ -19,11 +19,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 
 from serving import bodies, errors, oip
 from serving.access import Access, Tokens
+from serving.answers import JSON, plain
 from serving.engine import Engine, Limits, held
 from serving.errors import HTTPError
 from serving.images import MAX_PIXELS, MEDIA_TYPES, ImageTooLarge, fit, picture
@@ -39,6 +40,7 @@ ARRAYS = (NPY, "application/octet-stream", "application/zip", "application/x-npz
 MAX_SWAP_BYTES = 4096
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 SMALL_PIXELS = 64 * 64
+SMALL_BYTES = 64 * 1024
 OVERLAY_SIDE = 512  # of the pictures that explain; what a screen shows, and a bound on the answer
 
 
@@ -99,7 +101,10 @@ async def predict(request: Request) -> Response:
         return _predictions(engine, answers)
     if kind == NPY:
         content = await bodies.read(request, limits.max_batch_bytes)
-        images = await run_in_threadpool(bodies.array, content, engine.card.shape)
+        if len(content) <= SMALL_BYTES:  # read sooner than a thread takes it over
+            images = bodies.array(content, engine.card.shape)
+        else:
+            images = await run_in_threadpool(bodies.array, content, engine.card.shape)
         return _predictions(engine, await _many(engine, images, options))
     raise HTTPError(
         415,
@@ -124,8 +129,7 @@ async def score(request: Request) -> Response:
 async def model(request: Request) -> Response:
     """The card of the model that answers, and its digest."""
     engine = held(request)
-    card: dict[str, Any] = asdict(engine.card)
-    return JSONResponse({"sha256": engine.predictor.digest, **json.loads(json.dumps(card))})
+    return JSON({"sha256": engine.predictor.digest, **asdict(engine.card)})
 
 
 async def swap(request: Request) -> Response:
@@ -149,7 +153,7 @@ async def swap(request: Request) -> Response:
             task = asyncio.get_running_loop().create_task(old.retire())
             request.app.state.retiring.add(task)  # the loop itself keeps no task alive
             task.add_done_callback(request.app.state.retiring.discard)
-    return JSONResponse({"model": predictor.card.name, "version": predictor.card.version, "sha256": predictor.digest})
+    return JSON({"model": predictor.card.name, "version": predictor.card.version, "sha256": predictor.digest})
 
 
 async def metrics(request: Request) -> Response:
@@ -193,16 +197,17 @@ async def _one(
     telemetry: Telemetry = request.app.state.telemetry
     try:
         # A small image is decoded sooner than a thread takes it over.
-        image, pixels = _decode(telemetry, content, engine.card.shape, SMALL_PIXELS)
+        image, pixels = _decode(telemetry, content, engine.card.shape, SMALL_PIXELS, options.explain)
     except ImageTooLarge:
-        image, pixels = await run_in_threadpool(_decode, telemetry, content, engine.card.shape, MAX_PIXELS)
+        decoding = (content, engine.card.shape, MAX_PIXELS, options.explain)
+        image, pixels = await run_in_threadpool(_decode, telemetry, *decoding)
     named = {"name": name} if name is not None else {}
-    if not options.explain:
-        (probabilities,) = await engine.predict(pixels[None])
-        return {**named, **_prediction(engine, probabilities, options)}
-    (probabilities,), (heatmap,) = await engine.explain(pixels[None])
-    drawn = await run_in_threadpool(_drawn, image, heatmap)
-    return {**named, **_prediction(engine, probabilities, options), "heatmap": drawn}
+    if image is None:
+        (prediction,) = _ranked(engine, await engine.predict(pixels[None]), options)
+        return {**named, **prediction}
+    probabilities, (heatmap,) = await engine.explain(pixels[None])
+    (prediction,) = _ranked(engine, probabilities, options)
+    return {**named, **prediction, "heatmap": await run_in_threadpool(_drawn, image, heatmap)}
 
 
 async def _or_error(request: Request, engine: Engine, part: bodies.Part, options: _Options) -> dict[str, Any]:
@@ -219,25 +224,25 @@ async def _or_error(request: Request, engine: Engine, part: bodies.Part, options
 async def _many(engine: Engine, images: NDArray[np.uint8], options: _Options) -> list[dict[str, Any]]:
     """The predictions of an array's rows."""
     if not options.explain:
-        return [_prediction(engine, row, options) for row in await engine.predict(images)]
+        return _ranked(engine, await engine.predict(images), options)
     probabilities, heatmaps = await engine.explain(images)
     pictures = [Image.fromarray(pixels.squeeze()) for pixels in images]
     drawn = [await run_in_threadpool(_drawn, *pair) for pair in zip(pictures, heatmaps, strict=True)]
-    return [
-        {**_prediction(engine, row, options), "heatmap": heatmap}
-        for row, heatmap in zip(probabilities, drawn, strict=True)
-    ]
+    ranked = _ranked(engine, probabilities, options)
+    return [{**prediction, "heatmap": heatmap} for prediction, heatmap in zip(ranked, drawn, strict=True)]
 
 
 def _decode(
-    telemetry: Telemetry, content: bytes, shape: tuple[int, int, int], max_pixels: int
-) -> tuple[Image.Image, NDArray[np.uint8]]:
+    telemetry: Telemetry, content: bytes, shape: tuple[int, int, int], max_pixels: int, keep: bool
+) -> tuple[Image.Image | None, NDArray[np.uint8]]:
+    """The pixels of the model, and the picture to draw on where it is to be kept."""
     began = time.perf_counter()
     image = picture(content, max_pixels)
     pixels = fit(image, shape)
-    image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+    if keep:
+        image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
     telemetry.decoded.observe(time.perf_counter() - began)
-    return image, pixels
+    return image if keep else None, pixels
 
 
 def _drawn(image: Image.Image, heatmap: NDArray[np.float32]) -> str:
@@ -247,18 +252,21 @@ def _drawn(image: Image.Image, heatmap: NDArray[np.float32]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _prediction(engine: Engine, probabilities: NDArray[np.float32], options: _Options) -> dict[str, Any]:
-    # float32 rounds to nine significant digits and back without loss.
-    values = [float(f"{value:.9g}") for value in probabilities.tolist()]
-    order = np.argsort(-probabilities, kind="stable")[: options.top or 1].tolist()
-    ranked = [{"class": index, "label": engine.card.classes[index], "probability": values[index]} for index in order]
-    more = {"top": ranked} if options.top else {}
-    return {**ranked[0], **more, "probabilities": values}
+def _ranked(engine: Engine, probabilities: NDArray[np.float32], options: _Options) -> list[dict[str, Any]]:
+    """What is said of each image: its best class, the next ones where they are asked for, and all probabilities."""
+    labels = engine.card.classes
+    orders = np.argsort(-probabilities, axis=1, kind="stable")[:, : options.top or 1].tolist()
+    found = []
+    for order, values in zip(orders, plain(probabilities), strict=True):
+        ranked = [{"class": index, "label": labels[index], "probability": values[index]} for index in order]
+        more = {"top": ranked} if options.top else {}
+        found.append({**ranked[0], **more, "probabilities": values})
+    return found
 
 
 def _predictions(engine: Engine, predictions: list[dict[str, Any]]) -> Response:
     facts = {"model": engine.card.name, "version": engine.card.version, "sha256": engine.predictor.digest}
-    return JSONResponse({**facts, "predictions": predictions})
+    return JSON({**facts, "predictions": predictions})
 
 
 def _names(engine: Engine) -> dict[str, str]:

@@ -70,7 +70,8 @@ def picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 if getattr(image, "n_frames", 1) != 1:
                     raise UnsupportedImage(f"the {image.format} file holds several images; send one at a time")
                 image.load()
-                return _plain(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                return _plain(image)
     except XtrainError:
         raise
     except UnidentifiedImageError as error:
@@ -87,7 +88,7 @@ def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     Other sizes are resized with Pillow's BILINEAR, which from a 224x224 tile gives the very bytes of PathMNIST.
     """
     height, width, channels = shape
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = _in_mode(image, "L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8).reshape(shape)
@@ -101,7 +102,12 @@ def _plain(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return _in_mode(image, "L" if image.mode in ("1", "L") else "RGB")
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image itself where it has the mode already: `convert` would copy it."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _sixteen_bit(image: Image.Image) -> Image.Image:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from serving import bodies
+from serving.answers import JSON, render
 from serving.card import HEATMAP, INPUT, OUTPUT
 from serving.engine import Engine, held
 from serving.errors import HTTPError
@@ -34,24 +35,24 @@ class Wanted:
 
 async def live(request: Request) -> Response:
     """The server answers."""
-    return JSONResponse({"live": True})
+    return JSON({"live": True})
 
 
 async def ready(request: Request) -> Response:
     """The server and its model are ready; 503 until then."""
     held(request)
-    return JSONResponse({"ready": True})
+    return JSON({"ready": True})
 
 
 async def server(request: Request) -> Response:
     """Name, version and extensions of the server."""
-    return JSONResponse({"name": "xtrain", "version": __version__, "extensions": ["binary_tensor_data"]})
+    return JSON({"name": "xtrain", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 async def model_ready(request: Request) -> Response:
     """The model of that name is ready."""
     engine = _named(request)
-    return JSONResponse({"name": engine.card.name, "ready": True})
+    return JSON({"name": engine.card.name, "ready": True})
 
 
 async def metadata(request: Request) -> Response:
@@ -61,7 +62,7 @@ async def metadata(request: Request) -> Response:
     outputs = [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(card.classes)]}]
     if card.explain is not None:
         outputs.append({"name": HEATMAP, "datatype": "FP32", "shape": [-1, 1, *card.shape[:2]]})
-    return JSONResponse(
+    return JSON(
         {
             "name": card.name,
             "versions": [card.version],
@@ -97,11 +98,11 @@ async def infer(request: Request) -> Response:
             entry["parameters"] = {"binary_data_size": len(raw)}
             tail.append(raw)
         else:
-            entry["data"] = [float(f"{value:.9g}") for value in values.ravel().tolist()]
+            entry["data"] = values.ravel()
         answer["outputs"].append(entry)
     if not tail:
-        return JSONResponse(answer)
-    text = json.dumps(answer).encode()
+        return JSON(answer)
+    text = render(answer)
     return Response(b"".join([text, *tail]), media_type="application/octet-stream", headers={HEADER: str(len(text))})
 
 

@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 
 import bentoml
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving import process
 from serving.access import Tokens
 from serving.engine import Limits
 from serving.http import create_app, load
@@ -43,14 +45,14 @@ app = create_app(
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},  # the app writes its own, as JSON
 )
-@bentoml.asgi_app(app)
 class Classifier:
-    """Loads the model once a worker; the routes are the mounted app's."""
+    """Loads the model once a worker; the routes are the app's."""
 
     def __init__(self) -> None:
         predictor = Predictor(model, device)
         predictor.warm_up()
         load(app, predictor)
+        process.settle()
 
     def __is_ready__(self) -> bool:
         return app.state.engine is not None
@@ -60,3 +62,18 @@ class Classifier:
         """Answer what is in flight, refuse what comes after."""
         if app.state.engine is not None:
             await app.state.engine.close()
+
+
+class Routes:
+    """The app in front of BentoML's own routes: mounted behind them it answers a quarter less requests a second."""
+
+    def __init__(self, after: ASGIApp) -> None:
+        self.after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what is below /v1 and /v2, and /metrics; pass the rest on."""
+        ours = scope["type"] == "http" and (scope["path"].startswith(("/v1/", "/v2")) or scope["path"] == "/metrics")
+        await (app if ours else self.after)(scope, receive, send)
+
+
+Classifier.add_asgi_middleware(Routes)  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import uvicorn
 
+from serving import process
 from serving.http import create_app, load
 from serving.predictor import Predictor
 
@@ -16,4 +17,5 @@ if __name__ == "__main__":
     predictor = Predictor(Path(sys.argv[1]), "cpu")
     predictor.warm_up()
     load(app, predictor)
+    process.settle()
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", access_log=False)

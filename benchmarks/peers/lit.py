@@ -1,8 +1,9 @@
-"""The same predictor in LitServe, images as a form's file, batched by its own batching.
+"""The same predictor in LitServe, an image or an array of one as a form's file, batched by its own batching.
 
 python -m benchmarks.peers.lit MODEL PORT
 """
 
+import io
 import sys
 from typing import Any
 
@@ -24,7 +25,10 @@ class API(litserve.LitAPI):  # type: ignore[misc]
     def decode_request(self, request: Request) -> np.ndarray:
         """The file of the form, which LitServe has parsed by now."""
         form: Any = request
-        return decode(form["image"].file.read(), self.predictor.card.shape)
+        content = form["image"].file.read()
+        if content.startswith(b"\x93NUMPY"):
+            return np.asarray(np.load(io.BytesIO(content))[0])
+        return decode(content, self.predictor.card.shape)
 
     def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
         """One array of all."""
