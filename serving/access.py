@@ -16,7 +16,7 @@ from serving.errors import HTTPError
 from serving.telemetry import Telemetry
 from training.errors import ConfigError
 
-OPEN = ("/v2/health/", "/metrics")
+OPEN = ("/v2/health/", "/metrics", "/v1/openapi.json")
 
 
 class Tokens:

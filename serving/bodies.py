@@ -1,20 +1,27 @@
 """Request bodies: read up to a limit, and turned into images; every fault is the client's and has its status."""
 
+import asyncio
 import io
 import zipfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from serving.errors import HTTPError
 
+T = TypeVar("T")
+
 MAX_PARTS = 1024
+MAX_JSON = 16 * 1024 * 1024  # Python objects take many times the text's room
+SMALL = 64 * 1024  # bytes that are read sooner than a thread takes them over
 # The array of an .npz that is scored: ours, then the test images of the MedMNIST, Kaggle and Keras layouts.
 PREFERRED: tuple[str, ...] = ("images", "test_images", "test_images_shuffled", "x_test")
 
@@ -27,16 +34,21 @@ class Part:
     content: bytes
 
 
+async def aside(size: int, call: Callable[[], T]) -> T:
+    """Read a body of `size` bytes here if it is small, else on a thread, so that others are answered meanwhile."""
+    return call() if size <= SMALL else await run_in_threadpool(call)
+
+
 def media_type(request: Request) -> str:
     """The content type without its parameters, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read(request: Request, limit: int) -> bytes:
-    """The body, refused as soon as it is longer than allowed, whatever Content-Length said.
+async def read(request: Request, limit: int, seconds: float) -> bytes:
+    """The body, refused as soon as it is longer than allowed, whatever Content-Length said, or too long on its way.
 
     Raises:
-        HTTPError: 413 too long, 400 empty or cut off.
+        HTTPError: 413 too long, 408 not whole within `seconds`, 400 empty or cut off.
     """
     too_large = HTTPError(413, f"the body is longer than {limit} bytes; send less at a time")
     declared = request.headers.get("content-length", "")
@@ -44,11 +56,15 @@ async def read(request: Request, limit: int) -> bytes:
         raise too_large
     parts, length = [], 0
     try:
-        async for chunk in request.stream():
-            length += len(chunk)
-            if length > limit:
-                raise too_large
-            parts.append(chunk)
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                length += len(chunk)
+                if length > limit:
+                    raise too_large
+                parts.append(chunk)
+    except TimeoutError as error:
+        late = f"the body was not whole within {seconds:g} s; send less at a time, or faster"
+        raise HTTPError(408, late, {"Connection": "close"}) from error
     except ClientDisconnect as error:
         raise HTTPError(400, "the body ended before it was whole; send it again") from error
     if not length:
@@ -118,6 +134,39 @@ def check(images: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[np.uint8
     if not len(images):
         raise HTTPError(422, "the array has no image; send at least one")
     return np.ascontiguousarray(images)
+
+
+def numbers(data: Any) -> NDArray[np.uint8]:
+    """Whole numbers from 0 to 255, as JSON nests them.
+
+    Raises:
+        HTTPError: 422 ragged, empty, or other values.
+    """
+    try:
+        values = np.asarray(data)
+    except ValueError as error:
+        raise HTTPError(422, "the numbers are ragged; every row needs as many as the next") from error
+    whole = values.dtype.kind in "iu" and values.size > 0
+    if not whole or values.min() < 0 or values.max() > 255:
+        raise HTTPError(422, "the data is not whole numbers from 0 to 255")
+    return values.astype(np.uint8)
+
+
+def fields(content: bytes) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    Raises:
+        HTTPError: 413 longer than `MAX_JSON`; 400 not JSON, or no object.
+    """
+    if len(content) > MAX_JSON:
+        raise HTTPError(413, f"the JSON is longer than {MAX_JSON} bytes; send the images as binary data")
+    try:
+        found = orjson.loads(content)
+    except ValueError as error:
+        raise HTTPError(400, f"the request is not JSON ({str(error)[:100]})") from error
+    if not isinstance(found, dict):
+        raise HTTPError(400, "the request is not a JSON object")
+    return found
 
 
 def archive(content: bytes, shape: tuple[int, int, int], limit: int) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ CODES = {
     401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
+    408: "body_late",
     413: "too_large",
     415: "unsupported",
     422: "wrong_input",
@@ -36,9 +37,9 @@ STATUS: dict[type[Exception], int] = {
 class HTTPError(Exception):
     """An answer other than 200, with the sentence the client reads."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status, self.message = status, message
+        self.status, self.message, self.headers = status, message, dict(headers or {})
 
 
 def describe(error: Exception) -> tuple[int, str]:
@@ -62,6 +63,8 @@ def answer(request: Request, error: Exception) -> Response:
     headers = {"X-Request-ID": request.scope["request_id"]}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, HTTPError):
+        headers |= error.headers
     if isinstance(error, QueueFull):
         headers["Retry-After"] = str(error.retry_after)
     return JSON(content, status, headers)

@@ -22,9 +22,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from serving import bodies, errors, oip
+from serving import bodies, errors, oip, openapi
 from serving.access import Access, Tokens
 from serving.answers import JSON, plain
+from serving.card import Card
 from serving.engine import Engine, Limits, held
 from serving.errors import HTTPError
 from serving.images import MAX_PIXELS, MEDIA_TYPES, ImageTooLarge, fit, picture
@@ -38,9 +39,8 @@ from training.errors import XtrainError
 NPY, FORM = "application/x-npy", "multipart/form-data"
 ARRAYS = (NPY, "application/octet-stream", "application/zip", "application/x-npz")
 MAX_SWAP_BYTES = 4096
-METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 SMALL_PIXELS = 64 * 64
-SMALL_BYTES = 64 * 1024
 OVERLAY_SIDE = 512  # of the pictures that explain; what a screen shows, and a bound on the answer
 
 
@@ -59,9 +59,11 @@ def create_app(
     app = Starlette(
         routes=[
             Route("/v1/predict", predict, methods=["POST"]),
+            Route("/v1/classify", classify, methods=["POST"]),
             Route("/v1/score", score, methods=["POST"]),
             Route("/v1/model", model, methods=["GET"]),
             Route("/v1/model", swap, methods=["POST"]),
+            Route("/v1/openapi.json", description, methods=["GET"]),
             *oip.routes(),
             Route("/v1/{path:path}", unknown, methods=METHODS),
             Route("/v2/{path:path}", unknown, methods=METHODS),
@@ -87,30 +89,58 @@ def load(app: Starlette, predictor: Predictor) -> None:
 
 async def predict(request: Request) -> Response:
     """Classes and probabilities of one image, of the files of a form, or of the rows of an array."""
-    engine, options = held(request), _Options(request)
+    engine, options = held(request), _options(request)
     kind = bodies.media_type(request)
     limits = engine.limits
     if kind in MEDIA_TYPES:
-        content = await bodies.read(request, limits.max_bytes)
+        content = await bodies.read(request, limits.max_bytes, limits.timeout)
         return _predictions(engine, [await _one(request, engine, content, options)])
     if kind == FORM:
-        parts = await bodies.files(request, await bodies.read(request, limits.max_batch_bytes))
+        content = await bodies.read(request, limits.max_batch_bytes, limits.timeout)
+        parts = await bodies.files(request, content)
         if len(parts) == 1:
             return _predictions(engine, [await _one(request, engine, parts[0].content, options, parts[0].name)])
         answers = await asyncio.gather(*(_or_error(request, engine, part, options) for part in parts))
         return _predictions(engine, answers)
     if kind == NPY:
-        content = await bodies.read(request, limits.max_batch_bytes)
-        if len(content) <= SMALL_BYTES:  # read sooner than a thread takes it over
-            images = bodies.array(content, engine.card.shape)
-        else:
-            images = await run_in_threadpool(bodies.array, content, engine.card.shape)
+        content = await bodies.read(request, limits.max_batch_bytes, limits.timeout)
+        images = await bodies.aside(len(content), lambda: bodies.array(content, engine.card.shape))
         return _predictions(engine, await _many(engine, images, options))
     raise HTTPError(
         415,
         f"content type {kind or '(none)'} is not taken; send one image as {', '.join(MEDIA_TYPES)}, "
         f"many as {FORM}, or an array as {NPY}",
     )
+
+
+async def classify(request: Request) -> Response:
+    """Classes and probabilities of pixels as JSON: `{"images": (N, H, W, C) nested, "top": n}`."""
+    engine = held(request)
+    if bodies.media_type(request) != "application/json":
+        raise HTTPError(415, 'send {"images": [...]} as application/json, or an array to /v1/predict as npy')
+    content = await bodies.read(request, bodies.MAX_JSON, engine.limits.timeout)
+
+    def parsed() -> tuple[NDArray[np.uint8], Any]:
+        given = bodies.fields(content)
+        return bodies.check(bodies.numbers(given.get("images")), engine.card.shape), given.get("top")
+
+    images, top = await bodies.aside(len(content), parsed)
+    return JSON(await classified(engine, images, top))
+
+
+async def classified(engine: Engine, images: NDArray[np.uint8], top: int | None = None) -> dict[str, Any]:
+    """What is answered for images (N, H, W, C).
+
+    Raises:
+        HTTPError: 422 another `top` than 1 to the number of classes.
+    """
+    options = _Options(engine.card, None if top is None else str(top))
+    return _answered(engine, await _many(engine, images, options))
+
+
+async def description(request: Request) -> Response:
+    """The OpenAPI document."""
+    return JSON(openapi.describe(request.app.state.limits))
 
 
 async def score(request: Request) -> Response:
@@ -120,8 +150,8 @@ async def score(request: Request) -> Response:
     if kind not in ARRAYS:
         raise HTTPError(415, f"content type {kind or '(none)'} is not taken; send one of {', '.join(ARRAYS)}")
     limit = engine.limits.max_batch_bytes
-    content = await bodies.read(request, limit)
-    images = await run_in_threadpool(bodies.archive, content, engine.card.shape, limit)
+    content = await bodies.read(request, limit, engine.limits.timeout)
+    images = await bodies.aside(len(content), lambda: bodies.archive(content, engine.card.shape, limit))
     text = submission(await engine.predict(images))  # whole before the first byte leaves
     return Response(text, media_type="text/csv", headers=_names(engine))
 
@@ -135,7 +165,7 @@ async def model(request: Request) -> Response:
 async def swap(request: Request) -> Response:
     """Let another file answer: it is verified and warmed up beside the old one, which ends its requests first."""
     shelf: Shelf | None = request.app.state.shelf
-    content = await bodies.read(request, MAX_SWAP_BYTES)
+    content = await bodies.read(request, MAX_SWAP_BYTES, request.app.state.limits.timeout)
     try:
         name = json.loads(content)["path"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -166,28 +196,35 @@ async def metrics(request: Request) -> Response:
 
 async def unknown(request: Request) -> Response:
     """Any other path below /v1 and /v2, and the right paths with the wrong method."""
+    allowed: set[str] = set()
     for route in request.app.routes:
         if isinstance(route, Route) and route.methods and route.endpoint is not unknown:
             if route.matches(request.scope)[0] is Match.PARTIAL:
-                raise HTTPError(405, f"this path takes {' or '.join(sorted(route.methods - {'HEAD'}))}")
+                allowed |= route.methods - {"HEAD"}
+    if allowed:
+        raise HTTPError(405, f"this path takes {' or '.join(sorted(allowed))}", {"Allow": ", ".join(sorted(allowed))})
     raise HTTPError(404, "there is nothing at this path; POST /v1/predict, POST /v1/score, GET /v1/model, or /v2")
 
 
 class _Options:
-    """What the query asks for beyond the probabilities."""
+    """What is asked for beyond the probabilities."""
 
-    def __init__(self, request: Request) -> None:
-        card = held(request).card
-        text, wish = request.query_params.get("top"), request.query_params.get("explain", "false").lower()
+    def __init__(self, card: Card, text: str | None, wish: str = "false") -> None:
         classes = len(card.classes)
         if text is not None and not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= classes):
             raise HTTPError(422, f"top={text[:20]} is not a number from 1 to {classes}")
+        wish = wish.lower()
         if wish not in ("true", "false", "1", "0"):
             raise HTTPError(422, "explain is true or false")
         self.top = int(text) if text else None
         self.explain = wish in ("true", "1")
         if self.explain and card.explain is None:
             raise HTTPError(422, "this model has no heatmap; export it with --explain, or leave explain out")
+
+
+def _options(request: Request) -> _Options:
+    query = request.query_params
+    return _Options(held(request).card, query.get("top"), query.get("explain", "false"))
 
 
 async def _one(
@@ -265,8 +302,12 @@ def _ranked(engine: Engine, probabilities: NDArray[np.float32], options: _Option
 
 
 def _predictions(engine: Engine, predictions: list[dict[str, Any]]) -> Response:
+    return JSON(_answered(engine, predictions))
+
+
+def _answered(engine: Engine, predictions: list[dict[str, Any]]) -> dict[str, Any]:
     facts = {"model": engine.card.name, "version": engine.card.version, "sha256": engine.predictor.digest}
-    return JSON({**facts, "predictions": predictions})
+    return {**facts, "predictions": predictions}
 
 
 def _names(engine: Engine) -> dict[str, str]:
@@ -278,7 +319,7 @@ def _names(engine: Engine) -> dict[str, str]:
 async def _answer_starlette(request: Request, error: Exception) -> Response:
     """What the router refuses, such as another method, in the same shape as the rest."""
     assert isinstance(error, HTTPException)
-    return await _answer(request, HTTPError(error.status_code, error.detail))
+    return await _answer(request, HTTPError(error.status_code, error.detail, error.headers))
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -4,7 +4,6 @@ https://github.com/kserve/open-inference-protocol, the REST part, and Triton's e
 its length in `Inference-Header-Content-Length`, then the raw little-endian values of each tensor in order.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,6 @@ from serving.errors import HTTPError
 from training import __version__
 
 HEADER = "Inference-Header-Content-Length"
-MAX_JSON = 16 * 1024 * 1024  # Python objects take many times the text's room
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,13 @@ async def metadata(request: Request) -> Response:
 async def infer(request: Request) -> Response:
     """Run the model on one tensor of images, as JSON or binary, and answer in the form asked for."""
     engine = _named(request)
-    content = await bodies.read(request, engine.limits.max_batch_bytes)
-    head, rest = _split(request, content)
-    images = _images(head, rest, engine)
-    wanted = _outputs(head, engine)
+    content = await bodies.read(request, engine.limits.max_batch_bytes, engine.limits.timeout)
+
+    def parsed() -> tuple[dict[str, Any], NDArray[np.uint8], list[Wanted]]:
+        head, rest = _split(request, content)
+        return head, _images(head, rest, engine), _outputs(head, engine)
+
+    head, images, wanted = await bodies.aside(len(content), parsed)
     if any(output.name == HEATMAP for output in wanted):
         probabilities, heatmaps = await engine.explain(images)
         found: dict[str, NDArray[np.float32]] = {OUTPUT: probabilities, HEATMAP: heatmaps[:, None]}
@@ -136,15 +137,7 @@ def _split(request: Request, content: bytes) -> tuple[dict[str, Any], bytes]:
         if not (given.isascii() and given.isdigit() and int(given[:12]) <= len(content)):
             raise HTTPError(400, f"{HEADER} is not a length within the body")
         length = int(given)
-    if length > MAX_JSON:
-        raise HTTPError(413, f"the JSON is longer than {MAX_JSON} bytes; send the tensor as binary data")
-    try:
-        head = json.loads(content[:length])
-    except (ValueError, RecursionError) as error:
-        raise HTTPError(400, f"the request is not JSON ({str(error)[:100]})") from error
-    if not isinstance(head, dict):
-        raise HTTPError(400, "the request is not a JSON object")
-    return head, content[length:]
+    return bodies.fields(content[:length]), content[length:]
 
 
 def _images(head: dict[str, Any], rest: bytes, engine: Engine) -> NDArray[np.uint8]:
@@ -165,25 +158,13 @@ def _images(head: dict[str, Any], rest: bytes, engine: Engine) -> NDArray[np.uin
             raise HTTPError(400, f"binary_data_size is {size!r}, but {len(rest)} bytes follow the JSON")
         values: NDArray[Any] = np.frombuffer(rest, np.uint8)
     else:
-        values = _numbers(tensor.get("data"))
+        values = bodies.numbers(tensor.get("data")).ravel()
     count = 1
     for side in shape:
         count *= side
     if count != values.size:
         raise HTTPError(422, f"the shape {shape[:8]} has {count} values, the data {values.size}")
     return bodies.check(values.reshape(shape), engine.card.shape)
-
-
-def _numbers(data: Any) -> NDArray[np.uint8]:
-    """Flat or nested JSON numbers from 0 to 255."""
-    try:
-        values = np.asarray(data)
-    except ValueError as error:
-        raise HTTPError(422, "the input's data is ragged") from error
-    whole = values.dtype.kind in "iu" and values.size > 0
-    if not whole or values.min() < 0 or values.max() > 255:
-        raise HTTPError(422, "the input's data is not whole numbers from 0 to 255")
-    return values.astype(np.uint8).ravel()
 
 
 def _outputs(head: dict[str, Any], engine: Engine) -> list[Wanted]:

@@ -7,14 +7,18 @@ The model's path comes in `XTRAIN_MODEL`, the device in `XTRAIN_DEVICE`, the lim
 
 import os
 from pathlib import Path
+from typing import Any
 
 import bentoml
+import numpy as np
+from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import process
+from serving import bodies, process
 from serving.access import Tokens
 from serving.engine import Limits
-from serving.http import create_app, load
+from serving.http import classified, create_app, load
+from serving.openapi import PAGE
 from serving.predictor import Predictor
 from serving.shelf import Shelf
 
@@ -28,8 +32,9 @@ def _tokens(variable: str) -> Tokens | None:
 
 model = Path(os.environ.get("XTRAIN_MODEL", DEFAULT_MODEL))
 device = os.environ.get("XTRAIN_DEVICE", "auto")
+limits = Limits.from_environment(os.environ)
 app = create_app(
-    Limits.from_environment(os.environ),
+    limits,
     _tokens("XTRAIN_TOKENS"),
     _tokens("XTRAIN_ADMIN_TOKENS"),
     Shelf(model.parent, device),
@@ -39,6 +44,9 @@ app = create_app(
 @bentoml.service(
     name="xtrain",
     description="Image classification with one exported file. For research, not for diagnosis.",
+    workers=1,  # one queue and one model, which a swap changes for all; more machines, not more workers
+    # Beyond the app's own deadlines, that of the body and that of the answer, which come first.
+    traffic={"timeout": 2 * limits.timeout + 5},
     # Request tracing is always on in BentoML and its largest single cost: excluded, 1.6-2.8 x the requests a second.
     tracing={"excluded_urls": "v1,v2,metrics"},
     # Its metrics label the raw path, so that anybody can grow them; the app has its own at the same route.
@@ -53,6 +61,15 @@ class Classifier:
         predictor.warm_up()
         load(app, predictor)
         process.settle()
+
+    @bentoml.api(route="/v1/classify")  # type: ignore[untyped-decorator]
+    async def classify(self, images: np.ndarray, top: int | None = None) -> dict[str, Any]:
+        """Classes and probabilities of images (N, H, W, C) uint8, with the `top` best classes of each.
+
+        Declared for `bentoml.SyncHTTPClient`. Over HTTP the app's own route of this path answers, with its limits and
+        its errors.
+        """
+        return await classified(app.state.engine, bodies.check(images, app.state.engine.card.shape), top)
 
     def __is_ready__(self) -> bool:
         return app.state.engine is not None
@@ -71,9 +88,11 @@ class Routes:
         self.after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what is below /v1 and /v2, and /metrics; pass the rest on."""
-        ours = scope["type"] == "http" and (scope["path"].startswith(("/v1/", "/v2")) or scope["path"] == "/metrics")
-        await (app if ours else self.after)(scope, receive, send)
+        """Answer what is below /v1 and /v2, /metrics and the Swagger page; pass the rest on."""
+        path = scope["path"] if scope["type"] == "http" else ""
+        ours = path.startswith(("/v1/", "/v2")) or path == "/metrics"
+        answer = app if ours else HTMLResponse(PAGE) if path == "/" else self.after
+        await answer(scope, receive, send)
 
 
 Classifier.add_asgi_middleware(Routes)  # type: ignore[attr-defined]

@@ -24,6 +24,13 @@ def free_port() -> int:
 @contextmanager
 def running(model: Path, home: Path, *options: str) -> Iterator[httpx.Client]:
     """Start the service, wait at most 60 s until it is ready, stop it by its own id; yields a client."""
+    with process_of(model, home, *options) as (client, _):
+        yield client
+
+
+@contextmanager
+def process_of(model: Path, home: Path, *options: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+    """As `running`; yields the process too."""
     port = free_port()
     log = home / "serve.log"
     environment = {**os.environ, "BENTOML_HOME": str(home), "PROMETHEUS_MULTIPROC_DIR": str(home / "prometheus")}
@@ -48,7 +55,7 @@ def running(model: Path, home: Path, *options: str) -> Iterator[httpx.Client]:
                 time.sleep(0.2)
             else:
                 raise AssertionError(f"not ready after 60 s: {log.read_text()}")
-            yield client
+            yield client, process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
