@@ -6,7 +6,6 @@ A client's mistake is never a 500, and every error has one shape (`errors`).
 import asyncio
 import base64
 import io
-import json
 import time
 from dataclasses import asdict
 from typing import Any
@@ -166,10 +165,10 @@ async def swap(request: Request) -> Response:
     """Let another file answer: it is verified and warmed up beside the old one, which ends its requests first."""
     shelf: Shelf | None = request.app.state.shelf
     content = await bodies.read(request, MAX_SWAP_BYTES, request.app.state.limits.timeout)
-    try:
-        name = json.loads(content)["path"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise HTTPError(400, 'the body is not {"path": "M.onnx"}') from error
+    given = bodies.fields(content)
+    if "path" not in given:
+        raise HTTPError(400, 'the body is not {"path": "M.onnx"}')
+    name = given["path"]
     if shelf is None or not isinstance(name, str):
         raise HTTPError(422, "path is not a name, or this server has no folder of models")
     async with request.app.state.swapping:

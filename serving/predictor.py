@@ -76,6 +76,7 @@ class Predictor:
 
         Raises:
             ValueError: another dtype or shape.
+            ModelFileError: the model's numbers are not numbers.
         """
         (probabilities,) = self._run(images, [OUTPUT])
         return probabilities.reshape(-1, len(self.card.classes))
@@ -86,6 +87,7 @@ class Predictor:
         Raises:
             ConfigError: the file was exported without --explain.
             ValueError: another dtype or shape.
+            ModelFileError: the model's numbers are not numbers.
         """
         if not self.explains:
             raise ConfigError(f"{self.path}: has no heatmap; export it with --explain")
@@ -103,7 +105,11 @@ class Predictor:
             self.session.run(outputs, {INPUT: images[start : start + self.batch]})
             for start in range(0, len(images), self.batch)
         ]
-        return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
+        found = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
+        # A class all the same would be named, and JSON has no word for the probability.
+        if not all(np.isfinite(output).all() for output in found):
+            raise ModelFileError(f"{self.path}: gives numbers that are not finite; export it again")
+        return found
 
     def _check_graph(self) -> None:
         height, width, channels = self.card.shape

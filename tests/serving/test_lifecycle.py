@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 
 from serving.predictor import Predictor
 from tests.serving.server import process_of, running
@@ -34,12 +35,8 @@ def test_sigterm_ends_what_is_in_flight_and_refuses_the_rest(sample_model: Path,
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         assert not answers, "the large request was over too soon to show anything"
-        refused = False
-        try:
-            refused = httpx.get(f"{base}/readyz", timeout=1, trust_env=False).status_code == 503
-        except httpx.TransportError:
-            refused = True
-        assert refused
+        with pytest.raises(httpx.TransportError):  # nobody answers a new connection
+            httpx.get(f"{base}/readyz", timeout=30, trust_env=False)
         thread.join(timeout=60)
         assert process.wait(timeout=30) == 0
     (answer,) = answers
@@ -82,7 +79,7 @@ def test_sighup_takes_the_file_anew_and_loses_nobody(sample_model: Path, sample:
     # A connection that was idle at that moment may be closed: a client sends again on a new one. No answer is lost.
     assert codes[200] > 10 and not set(codes) - {200, httpx.RemoteProtocolError, httpx.ReadError}, codes
     assert sum(codes.values()) - codes[200] <= len(threads), codes
-    assert "initialized" in log.read_text() and log.read_text().count("Service xtrain initialized") == 2
+    assert log.read_text().count("Service xtrain initialized") == 2
 
 
 def test_a_body_that_does_not_come_is_given_up(sample_model: Path, tmp_path: Path) -> None:
@@ -93,7 +90,7 @@ def test_a_body_that_does_not_come_is_given_up(sample_model: Path, tmp_path: Pat
         with socket.create_connection((host, port), 10) as slow:
             slow.sendall(head)
             began = time.monotonic()
-            answer = slow.recv(4096)
+            answer = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes
             assert answer.startswith(b"HTTP/1.1 408") and b"connection: close" in answer.lower()
             assert 0.8 < time.monotonic() - began < 5 and b"body_late" in answer
         assert client.get("/readyz").status_code == 200

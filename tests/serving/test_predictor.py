@@ -27,6 +27,18 @@ def test_large_inputs_are_run_in_parts(sample_model: Path) -> None:
     np.testing.assert_allclose(predictor.predict(images)[[0, 599]], predictor.predict(images[[0, 599]]), atol=1e-6)
 
 
+def test_not_a_number_is_no_answer(sample_model: Path, tmp_path: Path) -> None:
+    model = onnx.load(sample_model)
+    for weights in model.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) == 4:
+            values = np.full(tuple(weights.dims), np.nan, np.float32)
+            weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+            break
+    onnx.save(model, tmp_path / "broken.onnx")
+    with pytest.raises(ModelFileError, match="not finite"):
+        Predictor(tmp_path / "broken.onnx").warm_up()
+
+
 def test_files_that_cannot_be_trusted(sample_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no such file"):
         Predictor(tmp_path / "absent.onnx")

@@ -87,6 +87,8 @@ def test_what_may_not_be_swapped_in(models: list[Path], tmp_path: Path) -> None:
             error(post({"path": path}), 422, "wrong_input")
         for path in ("broken.onnx", "absent.onnx", ".", "", 7, None):
             error(post({"path": path}), 422, "wrong_input")
+        surrogate = server.post("/v1/model", content=rb'{"path": "\udc80.onnx"}', headers=ADMIN)
+        error(surrogate, 400, "unreadable")
         for content in ([], "two.onnx", {}):
             error(post(content), 400, "unreadable")
         error(post({"path": "x" * 5000}), 413, "too_large")
