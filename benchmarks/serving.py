@@ -12,15 +12,8 @@ import io
 import json
 import multiprocessing
 import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,15 +22,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.load import Load, drive
+from benchmarks.servers import SERVERS, started
 from serving.images import decode
 from serving.predictor import Predictor
 
-SERVERS = {
-    "xserve": "xserve",
-    "bare": "uvicorn with the same app",
-    "lit": "LitServe",
-    "batchable": "BentoML batchable",
-}
 RAW = "onnxruntime in process"
 BATCH = 256
 
@@ -72,17 +60,6 @@ def scenarios(rate: float) -> list[Scenario]:
 WHAT = {"png": "one PNG a request", "tile": "one raw image a request", "batch": f"{BATCH} raw images a request"}
 
 
-def command(server: str, model: Path, port: int) -> list[str]:
-    """How a server is started."""
-    if server == "xserve":
-        start = [sys.executable, "-c", "from serving.cli import serve_main; serve_main()", str(model)]
-        return [*start, "--port", str(port)]
-    if server == "batchable":
-        start = [sys.executable, "-m", "bentoml", "serve", "benchmarks.peers.batchable:Batchable"]
-        return [*start, "--host", "127.0.0.1", "--port", str(port)]
-    return [sys.executable, "-m", f"benchmarks.peers.{server}", str(model), str(port)]
-
-
 def requests(server: str, kind: str, pixels: np.ndarray, port: int) -> list[bytes]:
     """Whole HTTP requests in the form that the server takes, one for each image or array."""
     groups = [np.resize(pixels, (BATCH, *pixels.shape[1:]))] if kind == "batch" else [image[None] for image in pixels]
@@ -114,50 +91,6 @@ def npy(images: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, images)
     return buffer.getvalue()
-
-
-@contextmanager
-def started(server: str, model: Path) -> Iterator[int]:
-    """A server on a free port, ready; ended by its own process group."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with tempfile.TemporaryDirectory() as home, open(Path(home) / "log", "wb") as log:
-        environment = {
-            **os.environ,
-            "XTRAIN_MODEL": str(model.resolve()),
-            "BENTOML_HOME": home,
-            "PROMETHEUS_MULTIPROC_DIR": f"{home}/prometheus",
-            "BENTOML_DO_NOT_TRACK": "True",
-        }
-        process = subprocess.Popen(
-            command(server, model.resolve(), port), stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-        try:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                if process.poll() is not None:
-                    raise click.ClickException(f"{server} ended: {(Path(home) / 'log').read_text()[-500:]}")
-                try:
-                    path = "/health" if server == "lit" else "/readyz" if server != "bare" else "/v2/health/ready"
-                    with socket.create_connection(("127.0.0.1", port), 1) as probe:
-                        probe.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-                        if b" 200" in probe.recv(64):
-                            break
-                except OSError:
-                    pass
-                time.sleep(0.2)
-            else:
-                raise click.ClickException(f"{server} was not ready within 60 s")
-            yield port
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(timeout=10)
 
 
 def in_process(predictor: Predictor, kind: str, pixels: np.ndarray, seconds: float) -> Load:
@@ -222,11 +155,11 @@ def main(
             here = [scenario for scenario in wanted if server in scenario.servers(servers)]
             if not here:
                 continue
-            with started(server, model) as port, context.Pool(1) as pool:
+            with started(server, model) as running, context.Pool(1) as pool:
                 for scenario in here:
-                    sent = requests(server, scenario.kind, pixels, port)
-                    pool.apply(drive, (port, sent, scenario.connections, 1.0))
-                    load = pool.apply(drive, (port, sent, scenario.connections, seconds, scenario.rate))
+                    sent = requests(server, scenario.kind, pixels, running.port)
+                    pool.apply(drive, (running.port, sent, scenario.connections, 1.0))
+                    load = pool.apply(drive, (running.port, sent, scenario.connections, seconds, scenario.rate))
                     found[scenario].setdefault(server, []).append(load)
         for scenario in wanted:
             if scenario.rate is None:

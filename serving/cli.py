@@ -22,6 +22,13 @@ protocol_option = click.option(
     type=click.Choice(PROTOCOLS),
     help="How the file is divided [default: as in training, else the file's nature].",
 )
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes CUDA where it works.",
+)
 
 
 @click.command(context_settings=console.SETTINGS)
@@ -32,7 +39,7 @@ protocol_option = click.option(
 @protocol_option
 @click.option("--solution", type=click.Path(path_type=Path), help="ID,CLASS file with the labels that DATA holds back.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-@console.device_option
+@device_option
 @console.shared_options
 def evaluate(
     model: Path,
@@ -75,7 +82,7 @@ def evaluate(
 @split_option
 @protocol_option
 @console.overwrite_option
-@console.device_option
+@device_option
 @console.shared_options
 def score(
     model: Path,
@@ -131,6 +138,13 @@ def score(
     help="Seconds until a request is given up with 504.",
 )
 @click.option(
+    "--threads",
+    type=click.IntRange(0),
+    default=0,
+    show_default="one a core",
+    help="Threads of a run on the CPU.",
+)
+@click.option(
     "--tokens",
     type=click.Path(path_type=Path),
     help="File of bearer tokens, one a line, of which every request needs one [default: none needed].",
@@ -141,7 +155,7 @@ def score(
     type=click.Path(path_type=Path),
     help="File of the tokens that may POST /v1/model to swap in another file of the model's folder [default: nobody].",
 )
-@console.device_option
+@device_option
 @console.shared_options
 def serve(
     model: Path, host: str, port: int, tokens: Path | None, admins: Path | None, device: str, **limits: float
@@ -154,7 +168,9 @@ def serve(
     for path in (tokens, admins):
         if path:
             Tokens.read(path)
-    card = Predictor(model, device).card  # every fault of the file shows here, in one line, before a server starts
+    card = Predictor(
+        model, device, int(limits["threads"])
+    ).card  # every fault of the file shows here, in one line, before a server starts
     click.echo(f"{card.name} on http://{host}:{port} (Ctrl-C stops it)", err=True)
     sys.stderr.flush()
     launch(model, host, port, device, limits, tokens, admins)

@@ -24,7 +24,8 @@ class Limits:
     """What one server takes on.
 
     `max_batch` images in a run and `max_queue` waiting for one; `max_delay_ms` that an idle server waits for more;
-    `timeout` seconds until a request is given up; `max_bytes` of one image and `max_batch_bytes` of many.
+    `timeout` seconds until a request is given up; `max_bytes` of one image and `max_batch_bytes` of many; `threads` of
+    a run on the CPU, 0 for one a core.
     """
 
     max_batch: int = 64
@@ -33,13 +34,14 @@ class Limits:
     timeout: float = 30.0
     max_bytes: int = 16 * 1024 * 1024
     max_batch_bytes: int = 64 * 1024 * 1024
+    threads: int = 0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Limits":
         """Each from its variable, such as `XTRAIN_MAX_BATCH`, where there is one.
 
         Raises:
-            ConfigError: not a number, or not above 0 (a delay may be 0).
+            ConfigError: not a number, or not above 0 (a delay and threads may be 0).
         """
         given: dict[str, Any] = {}
         for item in fields(cls):
@@ -51,7 +53,11 @@ class Limits:
                 given[item.name] = kind(environment[name])
             except ValueError:
                 raise ConfigError(f"{name}={environment[name]}: not a number") from None
-            if not (0 < given[item.name] < float("inf") or item.name == "max_delay_ms" and given[item.name] == 0):
+            if not (
+                0 < given[item.name] < float("inf")
+                or item.name in ("max_delay_ms", "threads")
+                and given[item.name] == 0
+            ):
                 raise ConfigError(f"{name}={environment[name]}: must be above 0")
         return cls(**given)
 

@@ -20,6 +20,7 @@ CODES = {
     415: "unsupported",
     422: "wrong_input",
     429: "queue_full",
+    431: "too_large",
     500: "internal",
     503: "not_ready",
     504: "deadline_passed",

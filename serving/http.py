@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from serving import bodies, errors, oip, openapi
+from serving import bodies, errors, oip, openapi, process
 from serving.access import Access, Tokens
 from serving.answers import JSON, plain
 from serving.card import Card
@@ -179,9 +179,11 @@ async def swap(request: Request) -> Response:
             raise HTTPError(422, str(error)) from error
         load(request.app, predictor)
         if old is not None:
-            task = asyncio.get_running_loop().create_task(old.retire())
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(old.retire())
             request.app.state.retiring.add(task)  # the loop itself keeps no task alive
             task.add_done_callback(request.app.state.retiring.discard)
+            task.add_done_callback(lambda _: loop.call_later(1, process.settle))  # when nothing holds it any more
     return JSON({"model": predictor.card.name, "version": predictor.card.version, "sha256": predictor.digest})
 
 

@@ -26,7 +26,7 @@ def launch(
         model: the exported file.
         host: address to listen on.
         port: port to listen on.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `tensorrt`.
         limits: fields of `engine.Limits`.
         tokens: file of bearer tokens, None for an open door.
         admins: file of the tokens that may swap the model, None for nobody.

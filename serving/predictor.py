@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from serving import onnxfile
 from serving.card import HEATMAP, INPUT, OUTPUT, read_card
+from serving.process import cores
 from training.errors import ConfigError, ModelFileError
 
 BATCH = 256
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
 class Predictor:
@@ -22,28 +24,31 @@ class Predictor:
         card: what the file says of itself.
         digest: SHA-256 of the file.
         batch: rows of one run; more are run in turn.
+        buckets: rows that a run is filled up to; none on the CPU, where a run costs what its rows do.
     """
 
-    def __init__(self, path: str | Path, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, path: str | Path, device: str = "auto", threads: int = 0, buckets: tuple[int, ...] | None = None
+    ) -> None:
         """Load the file and check that it is what its card says.
 
         Args:
             path: the exported file.
-            device: `auto`, `cpu` or `cuda`.
-            threads: threads of one prediction on the CPU; 0 is one a core.
+            device: `auto`, `cpu`, `cuda` or `tensorrt`.
+            threads: threads of one prediction on the CPU; 0 is one for each core that this process may use.
+            buckets: sizes of runs, ascending; None is powers of two on a GPU, which plans anew for each size.
 
         Raises:
             ModelFileError: missing, unreadable, other bytes than the digest beside it says, weights in other files,
                 no card, or a graph that contradicts the card.
-            ConfigError: CUDA was asked for and did not load.
+            ConfigError: CUDA or TensorRT was asked for and did not load.
         """
         self.path = Path(path)
         self.card = read_card(self.path)
         self.digest = onnxfile.verify(self.path)
-        self.batch = BATCH // self.card.views
         providers = _providers(device)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or cores()
         # Threads that spin for more work take a core from the server: 1.7 x the CPU seconds for the same images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors only: what is wrong is raised below, not logged
@@ -52,9 +57,16 @@ class Predictor:
         except Exception as error:  # onnxruntime raises a type of its own for each of its status codes
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelFileError(f"{path}: onnxruntime cannot load it ({reason}); export it again") from error
-        # onnxruntime falls back to the CPU silently when CUDA cannot load.
-        if device == "cuda" and self.session.get_providers()[0] != "CUDAExecutionProvider":
-            raise ConfigError("--device cuda: onnxruntime could not load CUDA; use --device cpu or auto")
+        # onnxruntime falls back silently to what does load.
+        if device in PROVIDERS and self.provider != PROVIDERS[device]:
+            name = {"cuda": "CUDA", "tensorrt": "TensorRT"}[device]
+            raise ConfigError(f"--device {device}: onnxruntime could not load {name}; use --device cpu or auto")
+        largest = BATCH // self.card.views
+        if buckets is None:
+            powers = [2**power for power in range(BATCH.bit_length()) if 2**power < largest]
+            buckets = () if self.provider == "CPUExecutionProvider" else (*powers, largest)
+        self.buckets = buckets
+        self.batch = min(largest, max(buckets, default=largest))
         self._check_graph()
 
     @property
@@ -63,8 +75,13 @@ class Predictor:
         return str(self.session.get_providers()[0])
 
     def warm_up(self) -> None:
-        """Run once, so that no client waits for the first run's allocations."""
-        self.predict(np.zeros((1, *self.card.shape), np.uint8))
+        """Run once in each size, so that no client waits for the first run's allocations and plans."""
+        # The largest first: TensorRT then plans for the whole range with the next, and not again for each.
+        for size in sorted(self.buckets or (1,), key=lambda size: (size != self.batch, size)):
+            images = np.zeros((size, *self.card.shape), np.uint8)
+            self.predict(images)
+            if self.explains:
+                self.explain(images)
 
     @property
     def explains(self) -> bool:
@@ -102,14 +119,22 @@ class Predictor:
         if not len(images):
             return [np.empty(0, np.float32) for _ in outputs]
         parts = [
-            self.session.run(outputs, {INPUT: images[start : start + self.batch]})
-            for start in range(0, len(images), self.batch)
+            self._run_one(images[start : start + self.batch], outputs) for start in range(0, len(images), self.batch)
         ]
         found = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
         # A class all the same would be named, and JSON has no word for the probability.
         if not all(np.isfinite(output).all() for output in found):
             raise ModelFileError(f"{self.path}: gives numbers that are not finite; export it again")
         return found
+
+    def _run_one(self, images: NDArray[np.uint8], outputs: list[str]) -> list[NDArray[np.float32]]:
+        """The outputs of one run, filled up with black images to the next bucket."""
+        size = next((bucket for bucket in self.buckets if bucket >= len(images)), len(images))
+        if size == len(images):
+            return list(self.session.run(outputs, {INPUT: images}))
+        filled = np.zeros((size, *images.shape[1:]), np.uint8)
+        filled[: len(images)] = images
+        return [output[: len(images)] for output in self.session.run(outputs, {INPUT: filled})]
 
     def _check_graph(self) -> None:
         height, width, channels = self.card.shape
@@ -125,15 +150,19 @@ class Predictor:
 
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
-    """The execution providers to ask for; CUDA only where a driver is, since asking without one is noisy."""
+    """The execution providers to ask for; a GPU's only where a driver is, since asking without one is noisy."""
     if device == "cpu":
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and _has_driver():
         onnxruntime.preload_dlls()  # finds the CUDA and cuDNN libraries that come as Python packages
         # TF32 would round the products of a float32 model to 10 bits: not the answers that were verified.
-        return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
-    if device == "cuda":
-        raise ConfigError("--device cuda: no CUDA driver or no onnxruntime-gpu is here; use --device cpu or auto")
+        cuda: list[str | tuple[str, dict[str, str]]] = [
+            ("CUDAExecutionProvider", {"use_tf32": "0"}),
+            "CPUExecutionProvider",
+        ]
+        return [PROVIDERS["tensorrt"], *cuda] if device == "tensorrt" else cuda
+    if device in PROVIDERS:
+        raise ConfigError(f"--device {device}: no CUDA driver or no onnxruntime-gpu is here; use --device cpu or auto")
     return ["CPUExecutionProvider"]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import bodies, process
+from serving import bodies, process, protocol
 from serving.access import Tokens
 from serving.engine import Limits
 from serving.http import classified, create_app, load
@@ -33,11 +33,13 @@ def _tokens(variable: str) -> Tokens | None:
 model = Path(os.environ.get("XTRAIN_MODEL", DEFAULT_MODEL))
 device = os.environ.get("XTRAIN_DEVICE", "auto")
 limits = Limits.from_environment(os.environ)
+process.bound_memory()
+protocol.install(limits.timeout)
 app = create_app(
     limits,
     _tokens("XTRAIN_TOKENS"),
     _tokens("XTRAIN_ADMIN_TOKENS"),
-    Shelf(model.parent, device),
+    Shelf(model.parent, device, limits.threads),
 )
 
 
@@ -57,7 +59,7 @@ class Classifier:
     """Loads the model once a worker; the routes are the app's."""
 
     def __init__(self) -> None:
-        predictor = Predictor(model, device)
+        predictor = Predictor(model, device, limits.threads)
         predictor.warm_up()
         load(app, predictor)
         process.settle()

@@ -9,8 +9,8 @@ from training.errors import ModelFileError
 class Shelf:
     """A folder of exported files."""
 
-    def __init__(self, folder: Path, device: str) -> None:
-        self.folder, self.device = folder.resolve(), device
+    def __init__(self, folder: Path, device: str, threads: int = 0) -> None:
+        self.folder, self.device, self.threads = folder.resolve(), device, threads
 
     def take(self, name: str) -> Predictor:
         """Load, verify and warm up a file of the folder.
@@ -28,6 +28,6 @@ class Shelf:
             raise ModelFileError(f"{name[:100]!r} is not a path") from error
         if not path.is_relative_to(self.folder):
             raise ModelFileError("the path leads out of the folder of models; copy the file there")
-        predictor = Predictor(path, self.device)
+        predictor = Predictor(path, self.device, self.threads)
         predictor.warm_up()
         return predictor

@@ -4,8 +4,10 @@ import numpy as np
 import onnx
 import pytest
 
+from export.write import Options, export_runs
 from serving.card import Card
-from serving.predictor import Predictor
+from serving.predictor import PROVIDERS, Predictor
+from training.datasets import read_npz
 from training.errors import ConfigError, ModelFileError
 
 
@@ -68,12 +70,41 @@ def test_a_card_of_another_graph(sample_model: Path, tmp_path: Path) -> None:
             Predictor(tmp_path / "other.onnx")
 
 
-def test_cuda_is_never_replaced_silently(sample_model: Path) -> None:
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_is_never_replaced_silently(sample_model: Path, device: str) -> None:
     from serving.predictor import _has_driver
 
-    if _has_driver():
-        assert Predictor(sample_model, "cuda").provider == "CUDAExecutionProvider"
-    else:
-        with pytest.raises(ConfigError, match="--device cuda"):
-            Predictor(sample_model, "cuda")
+    try:
+        assert Predictor(sample_model, device).provider == PROVIDERS[device]
+    except ConfigError as error:
+        assert str(error).startswith(f"--device {device}: ")
+        assert device == "tensorrt" or not _has_driver()
     assert Predictor(sample_model, "cpu").provider == "CPUExecutionProvider"
+
+
+def test_runs_are_filled_up_to_a_bucket(
+    sample_run: Path, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, which plans anew for each size; the numbers are the same."""
+    explaining = tmp_path / "explaining.onnx"
+    export_runs([sample_run], explaining, Options(calibrate=False, explain=True))
+    images = read_npz(sample).splits["test"].images[:40]
+    plain, filling = Predictor(explaining, "cpu"), Predictor(explaining, "cpu", buckets=(1, 4, 16))
+    assert plain.buckets == () and plain.batch == 256 and filling.batch == 16
+    sizes: list[int] = []
+    run = filling.session.run
+
+    class Counting:
+        def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            sizes.append(len(inputs["images"]))
+            return list(run(outputs, inputs))
+
+    monkeypatch.setattr(filling, "session", Counting())
+    filling.warm_up()
+    assert sizes == [16, 16, 1, 1, 4, 4]
+    for count, runs in ((1, [1]), (2, [4]), (4, [4]), (5, [16]), (40, [16, 16, 16])):
+        sizes.clear()
+        np.testing.assert_allclose(filling.predict(images[:count]), plain.predict(images[:count]), atol=1e-6)
+        assert sizes == runs
+        for got, expected in zip(filling.explain(images[:count]), plain.explain(images[:count]), strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-4)
