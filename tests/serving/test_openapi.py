@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,3 +165,17 @@ def test_the_page_loads_from_this_server_alone(client: httpx.Client) -> None:
     assert len(files) == 3
     for file in files:
         assert client.get(file[1:]).status_code == 200, file
+
+
+BROWSER = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine; install one to try the page in it")
+def test_the_page_in_a_browser(client: httpx.Client, tmp_path: Path) -> None:
+    assert BROWSER
+    words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    words += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=15000", "--dump-dom", f"{client.base_url}/"]
+    shown = subprocess.run([BROWSER, *words], capture_output=True, text=True, timeout=120).stdout
+    assert "Failed to load" not in shown
+    paths = set(re.findall(r'class="opblock-summary-path"[^>]*data-path="([^"]+)"', shown))
+    assert paths == set(client.get("/v1/openapi.json").json()["paths"])
