@@ -12,6 +12,7 @@ is not flat, its open files stay, /metrics grows, or the log has a traceback.
 import asyncio
 import contextlib
 import io
+import itertools
 import os
 import random
 import re
@@ -126,17 +127,18 @@ class Soak:
         """Ask for paths that are not there, evenly over the time."""
         begin = time.monotonic()
         prefixes = ("/v1/", "/v2/models/", "/", "/v1/predict/", "/v2/models/x/versions/")
-        numbers = iter(range(paths))
+        numbers = itertools.count()
 
         def choose() -> Request:
-            number = next(numbers, 0)
+            number = next(numbers)
             return Bad("a path that is not there", get(f"{prefixes[number % 5]}none-{number}"), (404, 405))
 
-        while not self.over():
+        asked = 0
+        while asked < paths:  # to the last, however busy the server was
             share = (time.monotonic() - begin) / (self.end - begin)
-            due = int(paths * min(1.0, share * 1.1)) - self.tally.answers["a path that is not there"].total()
-            if due > 0:
-                await self.several(choose, due)
+            due = int(paths * min(1.0, share * 1.1)) - asked
+            await self.several(choose, due)
+            asked += due
             await asyncio.sleep(0.1)
 
     async def several(self, choose: Callable[[], Request], count: int) -> None:
