@@ -246,10 +246,11 @@ class Soak:
         await asyncio.gather(*clients)
         for _ in range(2 * TIMEOUT):  # what was left behind is given up within the timeout
             await asyncio.sleep(1)
-            after, waiting = self.size()[1], re.search(rb"^xtrain_waiting_images (\S+)", await self.metrics(), re.M)
-            if after <= before + 3 and waiting and float(waiting[1]) == 0:
+            after, text = self.size()[1], (await self.metrics()).decode()
+            left = dict(re.findall(r"^xtrain_(waiting_images|held_bytes) (\S+)", text, re.M))
+            if after <= before + 3 and len(left) == 2 and not any(map(float, left.values())):
                 return
-        self.tally.faults.append(f"{after - before} open files and {waiting and waiting[1]!r} images stayed behind")
+        self.tally.faults.append(f"{after - before} open files and {left} stayed behind")
 
 
 class _Swap(Bad):

@@ -87,6 +87,8 @@ class Access:
         finally:
             if engine := scope.pop("engine", None):
                 engine.release()
+            if share := scope.pop("share", None):
+                share.give_back()
             seconds = time.perf_counter() - began
             route = getattr(scope.get("endpoint"), "__name__", "none")
             self.telemetry.requests.labels(route, str(status)).inc()

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 import zipfile
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -26,6 +27,54 @@ SMALL = 64 * 1024  # bytes that are read sooner than a thread takes them over
 PREFERRED: tuple[str, ...] = ("images", "test_images", "test_images_shuffled", "x_test")
 
 
+class Memory:
+    """What the bodies of all requests under way take, packed and unpacked, and the `size` in bytes that they may."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.taken, self.lock = size, 0, threading.Lock()
+
+
+class Share:
+    """One request's part of the memory, from its first byte to the end of its answer.
+
+    The first `SMALL` bytes count nothing, so that single images are answered whatever larger bodies take, and what is
+    alone always fits.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory, self._length, self._counted, self._over = memory, 0, 0, False
+
+    def take(self, length: int) -> None:
+        """So many bytes more; from any thread.
+
+        Raises:
+            HTTPError: 429, other requests have them.
+        """
+        with self._memory.lock:
+            counted = max(0, self._length + length - SMALL)
+            others = self._memory.taken - self._counted
+            if counted and others and others + counted > self._memory.size:
+                message = f"the requests under way have the {self._memory.size} bytes that bodies may take"
+                raise HTTPError(429, f"{message}; try again in 1 s", {"Retry-After": "1"})
+            if not self._over:
+                self._length += length
+                self._memory.taken, self._counted = others + counted, counted
+
+    def give_back(self) -> None:
+        """The request is over."""
+        with self._memory.lock:
+            self._memory.taken -= self._counted
+            self._counted, self._over = 0, True
+
+
+def share(request: Request) -> Share:
+    """The request's share; the middleware of `access` gives it back."""
+    if "share" not in request.scope:
+        request.scope["share"] = Share(request.app.state.memory)
+    found: Share = request.scope["share"]
+    return found
+
+
 @dataclass(frozen=True)
 class Part:
     """One file of a multipart body."""
@@ -48,8 +97,9 @@ async def read(request: Request, limit: int, seconds: float) -> bytes:
     """The body, refused as soon as it is longer than allowed, whatever Content-Length said, or too long on its way.
 
     Raises:
-        HTTPError: 413 too long, 408 not whole within `seconds`, 400 empty or cut off.
+        HTTPError: 413 too long, 408 not whole within `seconds`, 400 empty or cut off, 429 no room for it.
     """
+    taken = share(request)
     too_large = HTTPError(413, f"the body is longer than {limit} bytes; send less at a time")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
@@ -61,6 +111,7 @@ async def read(request: Request, limit: int, seconds: float) -> bytes:
                 length += len(chunk)
                 if length > limit:
                     raise too_large
+                taken.take(len(chunk))
                 parts.append(chunk)
     except TimeoutError as error:
         late = f"the body was not whole within {seconds:g} s; send less at a time, or faster"
@@ -169,14 +220,15 @@ def fields(content: bytes) -> dict[str, Any]:
     return found
 
 
-def archive(content: bytes, shape: tuple[int, int, int], limit: int) -> NDArray[np.uint8]:
+def archive(content: bytes, shape: tuple[int, int, int], limit: int, take: Callable[[int], None]) -> NDArray[np.uint8]:
     """Images (N, H, W, C) of an `.npz` or `.npy` body.
 
     In an `.npz` they are the array called `images`, the test images of the MedMNIST, Kaggle or Keras layout, or the
-    only array.
+    only array. `take` is asked for the bytes that are unpacked, before they are.
 
     Raises:
-        HTTPError: 400 not readable; 413 more than `limit` bytes once unpacked; 422 no such array, or a wrong one.
+        HTTPError: 400 not readable; 413 more than `limit` bytes once unpacked; 422 no such array, or a wrong one; 429
+            as `take`.
     """
     if not content.startswith(b"PK"):
         return array(content, shape)
@@ -193,6 +245,7 @@ def archive(content: bytes, shape: tuple[int, int, int], limit: int) -> NDArray[
             member = packed.getinfo(names[wanted[0]])
             if member.file_size > limit:
                 raise HTTPError(413, f"the array unpacks to {member.file_size} bytes, at most {limit} are taken")
+            take(member.file_size)  # zipfile unpacks no more, whatever there is
             with packed.open(member) as file:
                 unpacked = file.read(limit + 1)  # the size in the directory is only what the sender says
     except HTTPError:

@@ -24,8 +24,8 @@ class Limits:
     """What one server takes on.
 
     `max_batch` images in a run and `max_queue` waiting for one; `max_delay_ms` that an idle server waits for more;
-    `timeout` seconds until a request is given up; `max_bytes` of one image and `max_batch_bytes` of many; `threads` of
-    a run on the CPU, 0 for one a core.
+    `timeout` seconds until a request is given up; `max_bytes` of one image, `max_batch_bytes` of many and
+    `max_held_bytes` of all requests under way together; `threads` of a run on the CPU, 0 for one a core.
     """
 
     max_batch: int = 64
@@ -34,6 +34,7 @@ class Limits:
     timeout: float = 30.0
     max_bytes: int = 16 * 1024 * 1024
     max_batch_bytes: int = 64 * 1024 * 1024
+    max_held_bytes: int = 256 * 1024 * 1024
     threads: int = 0
 
     @classmethod

@@ -75,6 +75,7 @@ def create_app(
         middleware=[Middleware(Access, telemetry=telemetry, tokens=tokens, admins=admins)],
     )
     app.state.limits, app.state.telemetry, app.state.engine = limits or Limits(), telemetry, None
+    app.state.memory = bodies.Memory(app.state.limits.max_held_bytes)
     app.state.shelf, app.state.swapping, app.state.retiring = shelf, asyncio.Lock(), set()
     return app
 
@@ -150,7 +151,8 @@ async def score(request: Request) -> Response:
         raise HTTPError(415, f"content type {kind or '(none)'} is not taken; send one of {', '.join(ARRAYS)}")
     limit = engine.limits.max_batch_bytes
     content = await bodies.read(request, limit, engine.limits.timeout)
-    images = await bodies.aside(len(content), lambda: bodies.archive(content, engine.card.shape, limit))
+    take = bodies.share(request).take
+    images = await bodies.aside(len(content), lambda: bodies.archive(content, engine.card.shape, limit, take))
     text = submission(await engine.predict(images))  # whole before the first byte leaves
     return Response(text, media_type="text/csv", headers=_names(engine))
 
@@ -192,6 +194,7 @@ async def metrics(request: Request) -> Response:
     telemetry: Telemetry = request.app.state.telemetry
     engine: Engine | None = request.app.state.engine
     telemetry.waiting.set(engine.waiting if engine else 0)
+    telemetry.held.set(request.app.state.memory.taken)
     return PlainTextResponse(telemetry.text(), media_type="text/plain; version=0.0.4")
 
 

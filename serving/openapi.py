@@ -22,7 +22,7 @@ WHEN = {
     413: "too many bytes or pixels",
     415: "another content type, or several pages in a file",
     422: "wrong shape, dtype or option",
-    429: "the queue is full; Retry-After says how long",
+    429: "the queue is full, or other requests have the memory for bodies; Retry-After says how long",
     431: "a head that is too long",
     500: "the server's own fault",
     503: "loading or stopping",

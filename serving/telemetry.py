@@ -36,6 +36,11 @@ class Telemetry:
             registry=self.registry,
         )
         self.waiting = Gauge("xtrain_waiting_images", "Images waiting for a run.", registry=self.registry)
+        self.held = Gauge(
+            "xtrain_held_bytes",
+            "Of the bodies under way, each beyond its first 64 KiB, unpacked arrays included.",
+            registry=self.registry,
+        )
         self.model = Gauge(
             "xtrain_model", "1 for the model that answers.", ["name", "version", "digest"], registry=self.registry
         )

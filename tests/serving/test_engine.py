@@ -1,6 +1,9 @@
 """Limits from the environment, and what a server with tight ones answers."""
 
 import asyncio
+import io
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,6 +69,58 @@ def test_a_late_answer_is_504(sample_model: Path, sample: Path, tmp_path: Path) 
                 return
             error(response, 504, "deadline_passed")
         raise AssertionError("it never answered again")
+
+
+def test_bodies_under_way_take_no_more_than_they_may(
+    sample_model: Path, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a client has sent of a body counts until it is answered or gone; single images are never refused for it."""
+    monkeypatch.setenv("XTRAIN_MAX_HELD_BYTES", "600000")
+    images = read_npz(sample).splits["train"].images
+    large, tile = npy(images[:200]), npy(images[:1])  # 470 KB, 2 KB
+    packed = io.BytesIO()
+    np.savez_compressed(packed, images=np.zeros((200, 28, 28, 3), np.uint8))
+    assert len(packed.getvalue()) < 10_000
+    with running(sample_model, tmp_path) as client:
+
+        def begin() -> socket.socket:
+            """All but the end of the large body, on a connection of its own."""
+            connection = socket.create_connection(("127.0.0.1", client.base_url.port or 0), 30)
+            head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: {NPY['Content-Type']}\r\nConnection: close"
+            connection.sendall(f"{head}\r\nContent-Length: {len(large)}\r\n\r\n".encode() + large[:-100])
+            held(len(large) - 100 - 64 * 1024)
+            return connection
+
+        def held(count: int) -> None:
+            """Wait until the server has so many bytes, for 10 s."""
+            for _ in range(100):
+                text = client.get("/metrics").text
+                if f"\nxtrain_held_bytes {float(count)}\n" in text:
+                    return
+                time.sleep(0.1)
+            raise AssertionError(text)
+
+        def ask(content: bytes, path: str = "predict") -> httpx.Response:
+            kind = NPY if path == "predict" else {"Content-Type": "application/zip"}
+            return client.post(f"/v1/{path}", content=content, headers=kind)
+
+        assert ask(npy(images[:800])).status_code == 200  # more than all, but alone
+        assert ask(packed.getvalue(), "score").status_code == 200
+        with begin() as connection:
+            refused = ask(large)
+            assert "600000 bytes" in error(refused, 429, "queue_full") and refused.headers["Retry-After"] == "1"
+            error(ask(packed.getvalue(), "score"), 429, "queue_full")
+            assert ask(tile).status_code == 200
+            connection.sendall(large[-100:])
+            assert connection.recv(12) == b"HTTP/1.1 200"
+            while connection.recv(65536):
+                pass
+        held(0)
+        assert ask(large).status_code == 200
+        with begin():
+            error(ask(large), 429, "queue_full")
+        held(0)  # and so it is when a client vanishes
+        assert ask(large).status_code == 200
 
 
 def test_a_fault_of_our_own_is_500_and_tells_no_details(sample_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,7 @@ def test_paths_and_figures_are_bounded(client: httpx.Client) -> None:
         "rejected",
         "model",
         "waiting_images",
+        "held_bytes",
     ):
         assert f"xtrain_{name}" in text, name
 
