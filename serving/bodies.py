@@ -227,8 +227,8 @@ def archive(content: bytes, shape: tuple[int, int, int], limit: int, take: Calla
     only array. `take` is asked for the bytes that are unpacked, before they are.
 
     Raises:
-        HTTPError: 400 not readable; 413 more than `limit` bytes once unpacked; 422 no such array, or a wrong one; 429
-            as `take`.
+        HTTPError: 400 not readable; 413 more than `limit` bytes once unpacked; 415 packed with bzip2 or LZMA; 422 no
+            such array, or a wrong one; 429 as `take`.
     """
     if not content.startswith(b"PK"):
         return array(content, shape)
@@ -243,17 +243,18 @@ def archive(content: bytes, shape: tuple[int, int, int], limit: int, take: Calla
                     422, f"the .npz holds {', '.join(sorted(names)[:5])}; name the array of images 'images'"
                 )
             member = packed.getinfo(names[wanted[0]])
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # The others zipfile unpacks all at once, however little is read: gigabytes from a few kilobytes.
+                raise HTTPError(415, "the .npz is packed in another way than numpy's; save it with numpy.savez")
             if member.file_size > limit:
                 raise HTTPError(413, f"the array unpacks to {member.file_size} bytes, at most {limit} are taken")
-            take(member.file_size)  # zipfile unpacks no more, whatever there is
+            take(member.file_size)
             with packed.open(member) as file:
-                unpacked = file.read(limit + 1)  # the size in the directory is only what the sender says
+                unpacked = file.read(member.file_size)  # as the sender says, but no more
     except HTTPError:
         raise
     except Exception as error:  # zipfile and zlib raise many kinds for damaged archives
         raise HTTPError(400, f"the body is no readable .npz ({_first(error)})") from error
-    if len(unpacked) > limit:
-        raise HTTPError(413, f"the array unpacks to more than {limit} bytes")
     return array(unpacked, shape)
 
 

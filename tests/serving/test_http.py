@@ -5,6 +5,7 @@ import io
 import json
 import socket
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -167,6 +168,13 @@ def test_scores_that_are_refused(client: httpx.Client) -> None:
     error(post(packed(images=zeros[:1])[:-200]), 400, "unreadable")
     error(post(packed(images=zeros[:1].astype(int))), 422, "wrong_input")
     error(post(b"ID,CLASS", "text/csv"), 415, "unsupported")
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):  # cannot be unpacked up to a limit
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as archive:
+            archive.writestr("images.npy", npy(zeros[:1]))
+        assert "numpy.savez" in error(post(buffer.getvalue()), 415, "unsupported")
+    lie = packed(images=zeros).replace((zeros.nbytes + 128).to_bytes(4, "little"), (1000).to_bytes(4, "little"))
+    error(post(lie), 400, "unreadable")
 
 
 def test_paths_and_figures_are_bounded(client: httpx.Client) -> None:
