@@ -19,9 +19,9 @@ import click
 import numpy as np
 
 from export.write import Options, export_runs
-from serving.predictor import Predictor
-from training.errors import ExportError
-from training.models import ARCHITECTURES
+from serving.model.predictor import Predictor
+from xtrain.errors import ExportError
+from training.models.registry import ARCHITECTURES
 from training.run import train_run
 
 ENSEMBLES = [["resnet152", "resnet152"], ["resnet152", "xception"], ["simplecnn", "simplecnn", "simplecnn"]]

@@ -32,15 +32,15 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from torchvision.transforms import v2
 
 from training.config import TrainConfig, resolve
-from training.datasets import Split, channel_statistics
-from training.environment import choose_device, choose_precision, keep_freed_memory, make_deterministic
-from training.journal import RunFolder
-from training.loader import balanced_weights
-from training.models import build
-from training.pipeline import Classifier, ModelSpec
+from xtrain.data.datasets import Split, channel_statistics
+from training.runs.environment import choose_device, choose_precision, keep_freed_memory, make_deterministic
+from training.runs.folder import RunFolder
+from training.loop.loader import balanced_weights
+from training.models.registry import build
+from training.models.classifier import Classifier, ModelSpec
 from training.run import Prepared, prepare
-from training.seeding import seed_everything
-from training.trainer import Trainer
+from training.loop.device import seed_everything
+from training.loop.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from training import catalog
-from training.splits import gather, partition
+from xtrain.data import catalog
+from xtrain.data.splits import gather, partition
 
 FOLDER = Path("runs/demo")
 RUN, MODEL, CSV, PICTURE = (FOLDER / name for name in ("simplecnn", "model.onnx", "predictions.csv", "digit.png"))

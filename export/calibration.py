@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from export.graph import SMALLEST
-from training.metrics import evaluate
+from xtrain.metrics import evaluate
 
 BOUNDS = (0.1, 10.0)
 

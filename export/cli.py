@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from training import console
+from xtrain import console
 
 
 @click.command(
@@ -106,8 +106,8 @@ def show(model: Path) -> None:
     """Print the card of an exported file as JSON, once its digest is checked; needs neither torch nor onnx."""
     import json
 
-    from serving import onnxfile
-    from serving.card import read_card
+    from serving.model import onnxfile
+    from serving.model.card import read_card
 
     card = read_card(model)
     facts = {"sha256": onnxfile.verify(model), **json.loads(card.to_json())}

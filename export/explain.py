@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import AlexNet, ResNet
 
-from training.errors import ExportError
+from xtrain.errors import ExportError
 from training.models.dropout import ByteDropout
 from training.models.simplecnn import SimpleCNN, SimpleCNNv1
 

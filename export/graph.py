@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from export.explain import Explained
-from training.checkpoint import Checkpoint
-from training.errors import ExportError
-from training.pipeline import Classifier
+from training.runs.checkpoint import Checkpoint
+from xtrain.errors import ExportError
+from training.models.classifier import Classifier
 
 # Below it a probability's logarithm says nothing; well inside float32's normal range.
 SMALLEST = 1e-30

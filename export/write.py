@@ -14,21 +14,22 @@ import torch
 from numpy.typing import NDArray
 
 from export.calibration import calibrate, fit_temperature
-from export.document import document
+from export.model_card import document
 from export.graph import VIEWS, Ensemble, check_members
-from export.parity import GATES, Parity, compare, compare_heatmaps
-from export.weighting import parse_weights, select_greedily
-from serving import onnxfile
-from serving.card import HEATMAP, INPUT, KEY, OUTPUT, Card
-from serving.predictor import Predictor
-from training import catalog, checkpoint
-from training.atomic import refuse_existing, replacing
-from training.checkpoint import Checkpoint
-from training.datasets import Split
-from training.environment import choose_device, git_commit, package_versions
-from training.errors import ConfigError, DataError, ExportError, OutputError
-from training.metrics import Metrics, calibration_bins, evaluate
-from training.splits import gather, partition
+from export.verify import GATES, Parity, compare, compare_heatmaps
+from export.weigh import parse_weights, select_greedily
+from serving.model import onnxfile
+from serving.model.card import HEATMAP, INPUT, KEY, OUTPUT, Card
+from serving.model.predictor import Predictor
+from xtrain.data import catalog
+from training.runs import checkpoint
+from xtrain.files import refuse_existing, replacing
+from training.runs.checkpoint import Checkpoint
+from xtrain.data.datasets import Split
+from training.runs.environment import choose_device, git_commit, package_versions
+from xtrain.errors import ConfigError, DataError, ExportError, OutputError
+from xtrain.metrics import Metrics, calibration_bins, evaluate
+from xtrain.data.splits import gather, partition
 
 OPSET = 20
 PARITY_IMAGES = 256  # validation rows are filled up with training rows to this many

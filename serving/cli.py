@@ -7,8 +7,8 @@ from typing import NoReturn
 
 import click
 
-from training import console
-from training.splits import PROTOCOLS, SPLITS
+from xtrain import console
+from xtrain.data.splits import PROTOCOLS, SPLITS
 
 split_option = click.option(
     "--split",
@@ -52,9 +52,10 @@ def evaluate(
     device: str,
 ) -> None:
     """Score a labelled split of DATA (a name or an .npz) with the exported model."""
-    from serving.predictor import Predictor
-    from serving.scoring import predict_split, read_solution, require_labels, select
-    from training import catalog, metrics
+    from serving.model.predictor import Predictor
+    from scoring.score import predict_split, read_solution, require_labels, select
+    from xtrain.data import catalog
+    from xtrain import metrics
 
     predictor = Predictor(model, device)
     card = predictor.card
@@ -95,11 +96,11 @@ def score(
     device: str,
 ) -> None:
     """Write ID,CLASS predictions for every image of a split of DATA, in order."""
-    from serving.predictor import Predictor
-    from serving.scoring import predict_split, select
-    from serving.submission import submission
-    from training import catalog
-    from training.atomic import open_atomic, refuse_existing
+    from serving.model.predictor import Predictor
+    from scoring.score import predict_split, select
+    from serving.model.submission import submission
+    from xtrain.data import catalog
+    from xtrain.files import open_atomic, refuse_existing
 
     refuse_existing(output, overwrite)
     predictor = Predictor(model, device)
@@ -161,9 +162,9 @@ def serve(
     model: Path, host: str, port: int, tokens: Path | None, admins: Path | None, device: str, **limits: float
 ) -> None:
     """Serve the exported model over HTTP with BentoML until SIGTERM or Ctrl-C."""
-    from serving.access import Tokens
+    from serving.http.access import Tokens
     from serving.launch import launch
-    from serving.predictor import Predictor
+    from serving.model.predictor import Predictor
 
     for path in (tokens, admins):
         if path:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from serving.engine import variable
-from training.errors import OutputError
+from serving.scheduling.engine import variable
+from xtrain.errors import OutputError
 
 
 def launch(

@@ -14,13 +14,15 @@ import numpy as np
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import bodies, process, protocol
-from serving.access import Tokens
-from serving.engine import Limits
-from serving.http import classified, create_app, load
-from serving.openapi import PAGE
-from serving.predictor import Predictor
-from serving.shelf import Shelf
+from serving import process
+from serving.http.app import bodies
+from serving.http.app import connection as protocol
+from serving.http.access import Tokens
+from serving.scheduling.engine import Limits
+from serving.http.app import classified, create_app, load
+from serving.http.openapi import PAGE
+from serving.model.predictor import Predictor
+from serving.model.repository import Shelf
 
 DEFAULT_MODEL = "/models/model.onnx"  # where a container finds it mounted
 

@@ -79,7 +79,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 def make_npz(path: Path, *, classes: int = 3, rows: int = 12, **replace: np.ndarray | None) -> Path:
     """A small well-formed file in the MedMNIST layout from real digits; `replace` swaps arrays, None drops one."""
-    from training import catalog
+    from xtrain.data import catalog
 
     digits = catalog.load("digits").splits["train"]
     assert digits.labels is not None

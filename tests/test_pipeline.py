@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.predictor import Predictor
+from serving.model.predictor import Predictor
 from tests.serving.server import running
-from training.datasets import read_npz
+from xtrain.data.datasets import read_npz
 
 SCRIPTS = Path(sys.executable).parent
 

@@ -7,10 +7,10 @@ from typing import Any, NoReturn
 
 import click
 
-from training import console
+from xtrain import console
 from training.config import AUGMENTS, OPTIMIZERS, PRECISIONS, RECIPES, SCHEDULERS, STATISTICS
-from training.models import ARCHITECTURES, find
-from training.splits import PROTOCOLS
+from training.models.registry import ARCHITECTURES, find
+from xtrain.data.splits import PROTOCOLS
 
 
 class ModelName(click.ParamType[str]):

@@ -6,10 +6,10 @@ It is what the click options resolve to, what the trainer reads and what `config
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from training.catalog import HANDWRITTEN
-from training.errors import ConfigError
-from training.models import build, find
-from training.splits import SPLIT_SEED, VAL_FRACTION
+from xtrain.data.catalog import HANDWRITTEN
+from xtrain.errors import ConfigError
+from training.models.registry import build, find
+from xtrain.data.splits import SPLIT_SEED, VAL_FRACTION
 
 OPTIMIZERS = ("adagrad", "adam", "adamw", "nadam", "rmsprop", "sgd")
 SCHEDULERS = ("plateau", "cosine", "onecycle", "none")

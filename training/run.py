@@ -6,29 +6,31 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from training import catalog, checkpoint, journal
-from training.checkpoint import Checkpoint, DataRecord, record_data
+from xtrain.data import catalog
+from training.runs import checkpoint
+from training.runs import folder as journal
+from training.runs.checkpoint import Checkpoint, DataRecord, record_data
 from training.config import TrainConfig, resolve
-from training.datasets import Dataset, Split
-from training.distributed import check_batch, joined
-from training.environment import (
+from xtrain.data.datasets import Dataset, Split
+from training.loop.distributed import check_batch, joined
+from training.runs.environment import (
     choose_device,
     choose_precision,
     describe_environment,
     keep_freed_memory,
     make_deterministic,
 )
-from training.errors import ConfigError, DataError, XtrainError
-from training.estimate import estimate
-from training.loader import class_counts
+from xtrain.errors import ConfigError, DataError, XtrainError
+from training.loop.estimate import estimate
+from training.loop.loader import class_counts
 from training.models.pretrained import load_pretrained, load_weights_file
-from training.pipeline import Classifier, ModelSpec, describe
-from training.progress import Progress, choose_progress
-from training.report import summarise, write_report
-from training.resume import best_metrics, check_same_data, continued, load_interrupted
-from training.seeding import seed_everything
-from training.splits import gather, partition
-from training.trainer import Outcome, Trainer, memory_advice
+from training.models.classifier import Classifier, ModelSpec, describe
+from training.runs.progress import Progress, choose_progress
+from training.runs.report import summarise, write_report
+from training.runs.resume import best_metrics, check_same_data, continued, load_interrupted
+from training.loop.device import seed_everything
+from xtrain.data.splits import gather, partition
+from training.loop.trainer import Outcome, Trainer, memory_advice
 
 
 class Interrupted(XtrainError):
@@ -144,7 +146,7 @@ def train_run(
         if team.leads:
             watchers.append(choose_progress(terminal))
             if tensorboard:
-                from training.events import TensorBoard
+                from training.runs.tensorboard import TensorBoard
 
                 watchers.append(TensorBoard(folder / journal.TENSORBOARD, ready.dataset.classes))
         with memory_advice(ready.config, ready.spec.crop or ready.spec.image_size):

@@ -9,8 +9,8 @@ from pathlib import Path
 import uvicorn
 
 from serving import process
-from serving.http import create_app, load
-from serving.predictor import Predictor
+from serving.http.app import create_app, load
+from serving.model.predictor import Predictor
 
 if __name__ == "__main__":
     app = create_app()

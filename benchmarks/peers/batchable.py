@@ -5,7 +5,7 @@ import os
 import bentoml
 import numpy as np
 
-from serving.predictor import Predictor
+from serving.model.predictor import Predictor
 
 
 @bentoml.service(name="batchable")

@@ -11,8 +11,8 @@ import litserve
 import numpy as np
 from fastapi import Request
 
-from serving.images import decode
-from serving.predictor import Predictor
+from serving.images.decode import decode
+from serving.model.predictor import Predictor
 
 
 class API(litserve.LitAPI):  # type: ignore[misc]

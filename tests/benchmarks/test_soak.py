@@ -12,7 +12,7 @@ import pytest
 from benchmarks.soak import Sample, judge
 from benchmarks.traffic import Answer, bad, good
 from export.write import Options, export_runs
-from serving.images import ImageTooLarge, decode
+from serving.images.decode import ImageTooLarge, decode
 from tests.conftest import ROOT
 
 

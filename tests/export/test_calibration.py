@@ -8,9 +8,9 @@ from scipy.special import softmax
 
 from export.calibration import fit_temperature
 from export.write import Options, export_runs
-from serving.predictor import Predictor
-from training.datasets import read_npz
-from training.metrics import evaluate
+from serving.model.predictor import Predictor
+from xtrain.data.datasets import read_npz
+from xtrain.metrics import evaluate
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])

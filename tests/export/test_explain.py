@@ -13,12 +13,12 @@ from export import write
 from export.explain import Explained
 from export.graph import Ensemble, dihedral, undo_dihedral
 from export.write import Options, export_runs
-from serving.predictor import Predictor
+from serving.model.predictor import Predictor
 from tests.conftest import Command
-from training.datasets import read_npz
-from training.errors import ConfigError, ExportError
-from training.models import ARCHITECTURES, build
-from training.pipeline import Classifier, ModelSpec
+from xtrain.data.datasets import read_npz
+from xtrain.errors import ConfigError, ExportError
+from training.models.registry import ARCHITECTURES, build
+from training.models.classifier import Classifier, ModelSpec
 
 SIZES = {"alexnet": 95, "alexnet-bn": 95, "xception": 128} | {f"resnet{depth}": 64 for depth in (18, 34, 50, 101, 152)}
 

@@ -9,12 +9,12 @@ import torch
 
 from export.graph import Ensemble
 from export.write import Options, check_size, export_runs, make, trace
-from serving.predictor import Predictor
+from serving.model.predictor import Predictor
 from tests.conftest import Command, make_npz, train
-from training import checkpoint
-from training.datasets import read_npz
-from training.errors import ExportError
-from training.pipeline import Classifier, ModelSpec
+from training.runs import checkpoint
+from xtrain.data.datasets import read_npz
+from xtrain.errors import ExportError
+from training.models.classifier import Classifier, ModelSpec
 
 
 def classifier(name: str, size: int, mean: float = 0.5) -> Classifier:

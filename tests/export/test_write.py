@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from export.write import Options, export_runs
-from serving.card import Card
-from serving.predictor import Predictor
+from serving.model.card import Card
+from serving.model.predictor import Predictor
 from tests.conftest import Command, train
-from training import checkpoint
-from training.datasets import read_npz
-from training.models import ARCHITECTURES
+from training.runs import checkpoint
+from xtrain.data.datasets import read_npz
+from training.models.registry import ARCHITECTURES
 
 
 def test_one_self_contained_file(sample_model: Path) -> None:

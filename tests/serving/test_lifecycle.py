@@ -11,10 +11,10 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.predictor import Predictor
+from serving.model.predictor import Predictor
 from tests.serving.server import process_of, running
 from tests.serving.test_http import NPY, npy
-from training.datasets import read_npz
+from xtrain.data.datasets import read_npz
 
 
 def test_sigterm_ends_what_is_in_flight_and_refuses_the_rest(sample_model: Path, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, Command, make_npz
-from training import journal
+from training.runs import folder as journal
 
 XTRAIN = [sys.executable, "-c", "from training.cli import main; main()"]
 
 
 def test_help_names_every_model_and_is_instant(command: Command) -> None:
-    from training.models import ARCHITECTURES
+    from training.models.registry import ARCHITECTURES
 
     result = command("xtrain", "--help")
     assert result.code == 0 and all(name in " ".join(result.out.split()) for name in ARCHITECTURES)
@@ -149,7 +149,7 @@ def test_interruption_keeps_whole_epochs(sample: Path, tmp_path: Path, sent: sig
         process.stderr.close()
     assert all(line.startswith("epoch ") for line in lines) and rest[-1].startswith("error: interrupted in epoch")
     assert "Traceback" not in "".join(rest) and f"are kept in {run}" in rest[-1]
-    from training import checkpoint
+    from training.runs import checkpoint
 
     assert checkpoint.load(run).epoch >= 1 and checkpoint.load(run / journal.LAST).epoch >= 2
     assert not list(run.glob(".*"))

@@ -1,8 +1,8 @@
 import pytest
 
 from training.config import TrainConfig, resolve
-from training.errors import ConfigError
-from training.models import ARCHITECTURES
+from xtrain.errors import ConfigError
+from training.models.registry import ARCHITECTURES
 
 # Every figure of the paper's recipes, spelled out once more so that a slip shows.
 PAPER = {

@@ -11,13 +11,14 @@ import torch
 
 from tests.conftest import ROOT, Command, train
 from tests.training.test_trainer import history
-from training import checkpoint, journal
+from training.runs import checkpoint
+from training.runs import folder as journal
 from training.config import resolve
-from training.datasets import channel_statistics, read_npz
-from training.environment import choose_precision
-from training.estimate import estimate
-from training.models import build
-from training.pipeline import ModelSpec
+from xtrain.data.datasets import channel_statistics, read_npz
+from training.runs.environment import choose_precision
+from training.loop.estimate import estimate
+from training.models.registry import build
+from training.models.classifier import ModelSpec
 
 CPU = torch.device("cpu")
 

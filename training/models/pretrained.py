@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from training.errors import WeightsError
+from xtrain.errors import WeightsError
 
 # The file of Cadene's release that `pretrainedmodels` points to; its own host's certificate is expired.
 XCEPTION_URL = (

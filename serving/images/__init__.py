@@ -1,0 +1,1 @@
+"""Encoded images in, pixels out, and heatmaps drawn over them."""

@@ -1,0 +1,116 @@
+"""From a file's bytes to the pixels a model takes: decoded, upright, in its colours, at its native size.
+
+Limits are checked on the header, before a pixel is decoded, so that a small file cannot become a large array.
+"""
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from xtrain.errors import XtrainError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+MEDIA_TYPES = {
+    "image/png": "PNG",
+    "image/jpeg": "JPEG",
+    "image/webp": "WEBP",
+    "image/bmp": "BMP",
+    "image/tiff": "TIFF",
+}
+MAX_PIXELS = 25_000_000  # a 5000 x 5000 slide region; 75 MB once decoded to RGB
+
+
+class UnreadableImage(XtrainError):
+    """Bytes that are no image, or a broken one."""
+
+
+class UnsupportedImage(XtrainError):
+    """A format, or a kind of file within it, that is not taken."""
+
+
+class ImageTooLarge(XtrainError):
+    """More pixels than are decoded."""
+
+
+def decode(content: bytes, shape: tuple[int, int, int], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode one image to the model's native (H, W, C) uint8.
+
+    Raises:
+        UnreadableImage, UnsupportedImage, ImageTooLarge: as `picture`.
+    """
+    return fit(picture(content, max_pixels), shape)
+
+
+def picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode one image, upright, 8 bits a channel, in mode `L` or `RGB`.
+
+    EXIF orientation is applied; transparency is laid over white, the background of a bright-field slide;
+    palette, CMYK and 16-bit images are converted.
+
+    Raises:
+        UnreadableImage: not an image, or damaged.
+        UnsupportedImage: another format, or a file of several pages or frames.
+        ImageTooLarge: more than `max_pixels`.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of bombs below its own limit and of odd metadata; our limit is checked right below.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                pixels = image.width * image.height
+                if pixels > max_pixels:
+                    raise ImageTooLarge(
+                        f"the image has {image.width} x {image.height} = {pixels} pixels; "
+                        f"at most {max_pixels} are decoded, send a smaller one"
+                    )
+                if getattr(image, "n_frames", 1) != 1:
+                    raise UnsupportedImage(f"the {image.format} file holds several images; send one at a time")
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                return _plain(image)
+    except XtrainError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"the body is no image of a known format; send {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"the image has too many pixels; at most {max_pixels} are decoded") from error
+    except Exception as error:  # Pillow's decoders raise whatever their formats inspire
+        raise UnreadableImage(f"the image is damaged ({type(error).__name__}: {error}); send it again whole") from error
+
+
+def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Bring an image of `picture` to the native (H, W, C) uint8.
+
+    Other sizes are resized with Pillow's BILINEAR, which from a 224x224 tile gives the very bytes of PathMNIST.
+    """
+    height, width, channels = shape
+    image = _in_mode(image, "L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8).reshape(shape)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Convert any mode to `L` or `RGB`, 8 bits a channel."""
+    if image.mode.startswith(("I", "F")):
+        return _sixteen_bit(image)
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return _in_mode(image, "L" if image.mode in ("1", "L") else "RGB")
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image itself where it has the mode already: `convert` would copy it."""
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _sixteen_bit(image: Image.Image) -> Image.Image:
+    """The upper 8 of 16 bits; values outside 0 to 65535 are clipped."""
+    values: NDArray[Any] = np.asarray(image, dtype=np.float64)
+    return Image.fromarray((np.clip(values, 0, 65535) // 256).astype(np.uint8))

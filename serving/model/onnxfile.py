@@ -1,0 +1,187 @@
+"""What an `.onnx` file holds, read from its bytes without loading the model: properties, external data, digest.
+
+An ONNX file is one protocol-buffers message. The few fields needed here are found by their numbers in onnx.proto3;
+everything else, the weights above all, is stepped over. So the card of a file of any size is read at once, and a
+file that points at other files is refused before a runtime follows it there.
+"""
+
+import hashlib
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtrain.errors import ModelFileError
+
+# Field numbers of onnx.proto3.
+MODEL_GRAPH, MODEL_PROPERTIES, MODEL_TRAINING, MODEL_FUNCTIONS = 7, 14, 20, 25
+TRAINING_GRAPHS = (1, 2)
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
+FUNCTION_NODE, FUNCTION_ATTRIBUTE, NODE_ATTRIBUTE = 7, 11, 5
+ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+SPARSE_TENSORS = (1, 2)
+TENSOR_EXTERNAL, TENSOR_LOCATION = 13, 14
+
+# A number, or the place of a length-delimited value in the file.
+Value = int | slice
+
+
+@dataclass(frozen=True)
+class Contents:
+    """`properties` are the model's `metadata_props`; `external` whether any tensor lies in another file."""
+
+    properties: dict[str, str]
+    external: bool
+
+
+def read(path: Path) -> Contents:
+    """Walk through the file.
+
+    Raises:
+        ModelFileError: missing, unreadable, or not an ONNX file.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file; name an .onnx that xexport wrote")
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _model(data)
+    except (ValueError, IndexError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not an ONNX file ({error}); export the model again") from error
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def sidecar(path: Path) -> Path:
+    """Where the digest of a model file lies: `M.onnx.sha256`, in the format of `sha256sum`."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def sha256(path: Path) -> str:
+    """Digest of the file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path) -> str:
+    """Digest of the file, held against the one beside it where there is one.
+
+    Raises:
+        ModelFileError: they differ.
+    """
+    try:
+        found = sha256(path)
+        beside = sidecar(path)
+        words = beside.read_text(encoding="utf-8").split() if beside.is_file() else [found]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{path}: its digest cannot be read ({error})") from error
+    if not words or words[0] != found:
+        raise ModelFileError(
+            f"{path}: SHA-256 {found} is not that of {beside.name}; the file was changed or cut short, copy it again"
+        )
+    return found
+
+
+def _model(data: mmap.mmap) -> Contents:
+    properties, external, graphs = {}, False, 0
+    for number, value in _fields(data, slice(0, len(data))):
+        if number == MODEL_PROPERTIES:
+            pair = dict(_fields(data, _place(value)))
+            key, text = (data[_place(pair[part])].decode() if part in pair else "" for part in (1, 2))
+            properties[key] = text
+        elif number == MODEL_GRAPH:
+            graphs += 1
+            external |= _graph(data, _place(value))
+        elif number == MODEL_TRAINING:
+            parts = _fields(data, _place(value))
+            external |= any(_graph(data, _place(graph)) for part, graph in parts if part in TRAINING_GRAPHS)
+        elif number == MODEL_FUNCTIONS:
+            external |= _nodes(data, _place(value), FUNCTION_NODE)
+            defaults = _fields(data, _place(value))
+            external |= any(_attribute(data, _place(one)) for part, one in defaults if part == FUNCTION_ATTRIBUTE)
+    if graphs != 1:
+        raise ValueError("it has no graph")
+    return Contents(properties, external)
+
+
+def _graph(data: mmap.mmap, place: slice) -> bool:
+    """Whether any tensor of a graph, or of a graph inside it, is external."""
+    for number, value in _fields(data, place):
+        if number == GRAPH_INITIALIZER and _tensor(data, _place(value)):
+            return True
+        if number == GRAPH_SPARSE and _sparse(data, _place(value)):
+            return True
+    return _nodes(data, place, GRAPH_NODE)
+
+
+def _nodes(data: mmap.mmap, place: slice, field: int) -> bool:
+    return any(
+        _attribute(data, _place(attribute))
+        for number, node in _fields(data, place)
+        if number == field
+        for kind, attribute in _fields(data, _place(node))
+        if kind == NODE_ATTRIBUTE
+    )
+
+
+def _attribute(data: mmap.mmap, place: slice) -> bool:
+    for part, value in _fields(data, place):
+        if part in ATTRIBUTE_TENSORS and _tensor(data, _place(value)):
+            return True
+        if part in ATTRIBUTE_GRAPHS and _graph(data, _place(value)):
+            return True
+        if part in ATTRIBUTE_SPARSE and _sparse(data, _place(value)):
+            return True
+    return False
+
+
+def _sparse(data: mmap.mmap, place: slice) -> bool:
+    return any(number in SPARSE_TENSORS and _tensor(data, _place(value)) for number, value in _fields(data, place))
+
+
+def _tensor(data: mmap.mmap, place: slice) -> bool:
+    return any(
+        number == TENSOR_EXTERNAL or (number == TENSOR_LOCATION and value != 0)
+        for number, value in _fields(data, place)
+    )
+
+
+def _place(value: Value) -> slice:
+    if isinstance(value, int):
+        raise ValueError("a number stands where a message should")
+    return value
+
+
+def _fields(data: mmap.mmap, place: slice) -> Iterator[tuple[int, Value]]:
+    """Field numbers and values of one message, in order."""
+    at, end = place.start, place.stop
+    while at < end:
+        tag, at = _varint(data, at)
+        if not 8 <= tag < 1 << 32:  # other readers drop the bits above: the same bytes must mean the same to all
+            raise ValueError("a field has no valid number")
+        kind, value = tag & 7, 0
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield tag >> 3, value
+            continue
+        if kind == 2:
+            length, at = _varint(data, at)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"an unknown wire type {kind}")
+        if at + length > end:
+            raise ValueError("it ends too early")
+        yield tag >> 3, slice(at, at + length)
+        at += length
+
+
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    """A base-128 number and the place behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number is too long")

@@ -1,0 +1,128 @@
+"""The Open Inference Protocol with its own reference client, and by hand where that client would not go."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+
+from export.write import Options, export_runs
+from serving.model.predictor import Predictor
+from tests.serving.server import running
+from tests.serving.test_http import error
+from xtrain.data.datasets import read_npz
+
+
+@pytest.fixture(scope="module")
+def explaining(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("oip") / "tissue.onnx"
+    export_runs([sample_run], path, Options(explain=True, version="7"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(explaining: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with running(explaining, tmp_path_factory.mktemp("home")) as client:
+        yield client
+
+
+@pytest.fixture
+def server(client: httpx.Client) -> Iterator[Any]:
+    server = triton.InferenceServerClient(f"{client.base_url.host}:{client.base_url.port}")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def images(sample: Path) -> np.ndarray:
+    return read_npz(sample).splits["test"].images[:70]
+
+
+def test_health_and_metadata(server: Any) -> None:
+    assert server.is_server_live() and server.is_server_ready() and server.is_model_ready("tissue")
+    assert server.is_model_ready("tissue", "7") and not server.is_model_ready("other")
+    assert server.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    facts = server.get_model_metadata("tissue")
+    assert facts["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28, 3]}]
+    assert [item["name"] for item in facts["outputs"]] == ["probabilities", "heatmap"] and facts["versions"] == ["7"]
+
+
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False])
+def test_infer(server: Any, explaining: Path, images: np.ndarray, binary_in: bool, binary_out: bool) -> None:
+    tensor = triton.InferInput("images", list(images.shape), "UINT8")
+    tensor.set_data_from_numpy(images, binary_data=binary_in)
+    wanted = [triton.InferRequestedOutput(name, binary_data=binary_out) for name in ("probabilities", "heatmap")]
+    answer = server.infer("tissue", [tensor], outputs=wanted, request_id="r1")
+    probabilities, heatmaps = Predictor(explaining).explain(images)
+    np.testing.assert_allclose(answer.as_numpy("probabilities"), probabilities, atol=1e-6)
+    np.testing.assert_allclose(answer.as_numpy("heatmap")[:, 0], heatmaps, atol=1e-4)
+    assert answer.get_response()["id"] == "r1" and answer.get_response()["model_version"] == "7"
+    plain = server.infer("tissue", [tensor], model_version="7")
+    assert plain.as_numpy("probabilities").shape == (70, 9)
+
+
+def test_the_clients_errors_are_readable(server: Any, images: np.ndarray) -> None:
+    tensor = triton.InferInput("images", [1, 28, 28, 3], "UINT8")
+    tensor.set_data_from_numpy(images[:1])
+    with pytest.raises(triton.InferenceServerException):
+        server.infer("other", [tensor])
+
+
+RIGHT: dict[str, Any] = {"name": "images", "shape": [1, 28, 28, 3], "datatype": "UINT8", "data": [0] * 2352}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"name": "x"}, 422, "wrong_input"),
+        ({"datatype": "FP32"}, 422, "wrong_input"),
+        ({"shape": [1, 28, 28]}, 422, "wrong_input"),
+        ({"shape": [1, 3, 28, 28]}, 422, "wrong_input"),
+        ({"shape": [-1, 28, 28, 3]}, 422, "wrong_input"),
+        ({"shape": "all"}, 422, "wrong_input"),
+        ({"shape": [2**30] * 9}, 422, "wrong_input"),
+        ({"shape": [0, 28, 28, 3], "data": []}, 422, "wrong_input"),
+        ({"data": [256] * 2352}, 422, "wrong_input"),
+        ({"data": [-1] * 2352}, 422, "wrong_input"),
+        ({"data": [0.5] * 2352}, 422, "wrong_input"),
+        ({"data": [[1], [1, 2]]}, 422, "wrong_input"),
+        ({"data": "text"}, 422, "wrong_input"),
+        ({"data": None}, 422, "wrong_input"),
+        ({"data": [True] * 2352}, 422, "wrong_input"),
+        ({"parameters": {"binary_data_size": 5}}, 400, "unreadable"),
+        ({"parameters": {"binary_data_size": "many"}}, 400, "unreadable"),
+    ],
+)
+def test_bad_tensors(client: httpx.Client, change: dict[str, Any], status: int, code: str) -> None:
+    error(client.post("/v2/models/tissue/infer", json={"inputs": [{**RIGHT, **change}]}), status, code)
+
+
+def test_bad_requests(client: httpx.Client) -> None:
+    def post(content: bytes, **headers: str) -> httpx.Response:
+        return client.post("/v2/models/tissue/infer", content=content, headers=headers)
+
+    right = {"inputs": [RIGHT]}
+    assert post(json.dumps(right).encode()).status_code == 200
+    for content in (b"{", b"[" * 100_000, b"\xff\xfe", b'"text"'):
+        error(post(content), 400, "unreadable")
+    for wrong in (
+        {},
+        {"inputs": []},
+        {"inputs": [RIGHT, RIGHT]},
+        {"inputs": "all"},
+        {**right, "outputs": [{"name": "other"}]},
+        {**right, "outputs": ["probabilities"]},
+        {**right, "outputs": [{"name": "probabilities"}, {"name": "probabilities"}]},
+    ):
+        error(post(json.dumps(wrong).encode()), 422, "wrong_input")
+    for length in ("x", "-1", "99999999", "9" * 50):
+        error(post(json.dumps(right).encode(), **{"Inference-Header-Content-Length": length}), 400, "unreadable")
+    error(client.get("/v2/models/tissue/infer"), 405, "method_not_allowed")
+    error(client.get("/v2/models/other"), 404, "not_found")
+    error(client.get("/v2/models/tissue/versions/8/ready"), 404, "not_found")
+    error(client.get("/v2/nothing"), 404, "not_found")

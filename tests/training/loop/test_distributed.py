@@ -1,0 +1,99 @@
+"""Two real processes on the CPU against one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, train
+from tests.serving.server import free_port
+from tests.training.test_trainer import history
+from training.runs import checkpoint
+from training.runs import folder as journal
+
+
+def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run(
+        [*program, "-m", "training", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_two_processes_are_one(sample: Path, tmp_path: Path) -> None:
+    """The same global batches, augmentation and validation; only the order of float sums differs.
+
+    850 rows in batches of 32 leave a last batch of 18, which the processes share 9 and 9. simplecnn-v1 has no
+    BatchNorm and no dropout, whose batch statistics and noise are each process's own on the CPU.
+    """
+    options = ["simplecnn-v1", "--data", sample, "--epochs", 2, "--precision", "fp32"]
+    options += ["--optimizer", "sgd", "--lr", 0.001]
+    one = train(tmp_path / "one", *options)
+    done = torchrun(2, *options, "-o", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best epoch") == 1, "one process speaks"
+    assert done.stderr.count("epoch 1/2") == 1
+    ours, theirs = (json.loads((run / journal.SUMMARY).read_text()) for run in (tmp_path / "two", one))
+    assert ours["environment"]["processes"] == 2 and theirs["environment"]["processes"] == 1
+    for key in ("accuracy", "precision", "recall", "f1", "rows"):
+        assert ours["metrics"][key] == pytest.approx(theirs["metrics"][key], abs=1e-9), key
+    # Two images whose probabilities differ in the sixth digit may change places in the ranking.
+    assert ours["metrics"]["auc"] == pytest.approx(theirs["metrics"]["auc"], abs=1e-3)
+    assert ours["metrics"]["confusion"] == theirs["metrics"]["confusion"]
+    for mine, other in zip(history(tmp_path / "two"), history(one), strict=True):
+        assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert mine["val_loss"] == pytest.approx(other["val_loss"], rel=1e-4)
+    weights = checkpoint.load(tmp_path / "two").weights
+    for key, value in checkpoint.load(one).weights.items():
+        assert weights[key].sub(value).abs().max() < 1e-4, key
+
+
+def test_batchnorm_dropout_and_resume_with_two(tiny: Path, tmp_path: Path) -> None:
+    """Not equal to one process, but to themselves: two epochs are one and one, bit for bit."""
+    options = ["simplecnn", "--data", tiny]
+    assert torchrun(2, *options, "--epochs", 2, "-o", tmp_path / "whole").returncode == 0
+    assert torchrun(2, *options, "--epochs", 1, "-o", tmp_path / "parts").returncode == 0
+    done = torchrun(2, "simplecnn", "--resume", tmp_path / "parts", "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    ends = [checkpoint.load(tmp_path / run / journal.LAST).digest for run in ("whole", "parts")]
+    assert ends[0] == ends[1]
+
+
+def test_too_small_a_batch(sample: Path, tmp_path: Path) -> None:
+    done = torchrun(2, "simplecnn", "--data", sample, "--batch-size", 3, "-o", tmp_path / "run")
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: --batch-size 3 is too small for 2 processes; use at least 4"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_machines(tiny: Path, tmp_path: Path) -> None:
+    """Two launchers that know of one another only by address, as on two machines; the README's command."""
+    port = free_port()
+    options = ["simplecnn-v1", "--data", str(tiny), "--epochs", "1", "-o", str(tmp_path / "run")]
+    launchers = []
+    for rank in range(2):
+        program = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(rank)]
+        program += ["--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+        launchers.append(
+            subprocess.Popen(
+                [*program, "-m", "training", *options],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        )
+    outputs = [launcher.communicate(timeout=120)[0] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
+    assert "best epoch 1 of 1" in outputs[0] and "best epoch" not in outputs[1]
+    summary = json.loads((tmp_path / "run" / journal.SUMMARY).read_text())
+    assert summary["environment"]["processes"] == 2

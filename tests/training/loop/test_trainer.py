@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import train
+from training.runs import checkpoint
+from training.runs import folder as journal
+from training.loop.schedule import EarlyStopping
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / journal.METRICS).read_text().splitlines()]
+
+
+def test_the_run_folder_is_complete(sample_run: Path) -> None:
+    assert {path.name for path in sample_run.iterdir()} == set(journal.FILES)
+    for name in (journal.CURVES, journal.CONFUSION, journal.CLASSES):
+        assert (sample_run / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_summary_is_of_the_best_epoch(sample_run: Path) -> None:
+    summary = json.loads((sample_run / journal.SUMMARY).read_text())
+    epochs = history(sample_run)
+    best = checkpoint.load(sample_run)
+    figures = summary["metrics"]
+    assert figures["accuracy"] == max(epoch["val_accuracy"] for epoch in epochs)
+    assert figures["epoch"] == best.epoch and figures["accuracy"] == best.metrics["accuracy"]
+    assert (figures["protocol"], figures["split"], figures["rows"]) == ("official", "val", 150)
+    assert summary["digest"] == best.digest
+    assert summary["seconds"] > summary["train_seconds"] > 0
+    # Its own figures again, from the weights on disk.
+    from xtrain.data import catalog
+    from training.loop.loader import Loader
+    from xtrain.metrics import evaluate
+    from training.loop.trainer import predict
+
+    dataset = catalog.load(best.config.data)
+    val = dataset.splits["val"]
+    assert val.labels is not None
+    again = evaluate(val.labels, predict(best.classifier(), Loader(val, 32, torch.device("cpu"))))
+    assert again.accuracy == figures["accuracy"] and again.loss == pytest.approx(figures["loss"], rel=1e-5)
+
+
+def test_the_class_distribution_is_told(sample_run: Path) -> None:
+    distribution = json.loads((sample_run / journal.SUMMARY).read_text())["class_distribution"]
+    assert sum(distribution["rows"]) == 850 and len(set(distribution["rows"])) > 1
+    assert distribution["drawn"] == pytest.approx([850 / 9] * 9)
+
+
+def test_statistics_come_from_training_rows_alone(sample_run: Path, sample: Path) -> None:
+    from xtrain.data.datasets import channel_statistics, read_npz
+
+    mean, std = channel_statistics(read_npz(sample).splits["train"].images)
+    spec = checkpoint.load(sample_run).spec
+    assert spec.mean == mean and spec.std == std
+
+
+def test_training_learns(tiny: Path, tmp_path: Path) -> None:
+    """Three digits are separable in a few epochs; labels that lost their images would stay at a third."""
+    run = train(tmp_path / "run", "simplecnn", "--data", tiny, "--epochs", 12, "--augment", "none")
+    assert max(epoch["val_accuracy"] for epoch in history(run)) > 0.9
+
+
+def test_the_same_seed_gives_the_same_bits(tiny: Path, tmp_path: Path) -> None:
+    digests = [
+        checkpoint.load(train(tmp_path / str(index), "simplecnn", "--data", tiny, "--epochs", 2, "--seed", seed)).digest
+        for index, seed in enumerate((5, 5, 6))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_early_stopping_keeps_the_best(tiny: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "simplecnn", "--data", tiny, "--epochs", 60, "--patience", 3, "--plateau-patience", 1)
+    epochs = history(run)
+    summary = json.loads((run / journal.SUMMARY).read_text())
+    assert summary["stopped_early"] and len(epochs) < 60
+    first_best = max(range(len(epochs)), key=lambda index: epochs[index]["val_accuracy"])
+    assert len(epochs) == first_best + 1 + 3
+    assert checkpoint.load(run).metrics["accuracy"] == epochs[first_best]["val_accuracy"]
+
+
+def test_patience_counts_accuracy_and_ties_go_to_the_lower_loss() -> None:
+    stopping = EarlyStopping(patience=2)
+    assert stopping.update(1, 0.5, 1.0)
+    assert stopping.update(2, 0.5, 0.9) and not stopping.exhausted
+    assert not stopping.update(3, 0.5, 0.95)
+    assert stopping.exhausted and stopping.best_epoch == 2
+
+
+def test_the_learning_rate_drops_on_a_plateau(tiny: Path, tmp_path: Path) -> None:
+    options = ["--epochs", 6, "--lr", 1e-6, "--patience", 6, "--plateau-patience", 3, "--optimizer", "sgd"]
+    run = train(tmp_path / "run", "simplecnn", "--data", tiny, *options)
+    epochs = history(run)
+    # At this rate nothing is learned and the loss only rises: epochs 2 to 5 are four bad ones, above a patience of 3.
+    assert all(after["val_loss"] > epochs[0]["val_loss"] for after in epochs[1:5])
+    assert [epoch["lr"] for epoch in epochs] == pytest.approx([1e-6] * 5 + [0.25e-6])
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam", "adamw", "nadam", "rmsprop", "sgd"])
+def test_every_optimizer_trains(tiny: Path, tmp_path: Path, optimizer: str) -> None:
+    options = ["--epochs", 4, "--batch-size", 6, "--lr", 0.001, "--augment", "none", "--optimizer", optimizer]
+    run = train(tmp_path / "run", "simplecnn-v1", "--data", tiny, *options)
+    losses = [epoch["train_loss"] for epoch in history(run)]
+    assert losses[-1] < losses[0]

@@ -1,0 +1,170 @@
+"""The checkpoint: weights with the facts that explain them, in one file that never needs unpickling.
+
+Flows in: a trained `Classifier` and what is known of it. Flows out: `best.pt` and `last.pt`, read back with
+`weights_only=True`, so that a checkpoint from a stranger cannot run code.
+"""
+
+import hashlib
+import io
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xtrain.files import open_atomic
+from training.config import TrainConfig
+from xtrain.data.datasets import Dataset
+from xtrain.errors import CheckpointError, XtrainError
+from training.models.classifier import Classifier, ModelSpec
+from xtrain.data.splits import Partition
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """Which data a run saw: enough to find the same rows again.
+
+    `rows` counts each split; `split_digest` is the digest of the exact row numbers.
+    """
+
+    name: str
+    md5: str
+    licence: str
+    source: str
+    protocol: str
+    split_seed: int
+    val_fraction: float
+    split_digest: str
+    rows: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def record_data(config: TrainConfig, dataset: Dataset, divided: Partition) -> DataRecord:
+    """Take down what identifies the data and its division."""
+    return DataRecord(
+        name=dataset.name,
+        md5=dataset.md5,
+        licence=dataset.licence,
+        source=dataset.source,
+        protocol=divided.protocol,
+        split_seed=config.split_seed,
+        val_fraction=config.val_fraction,
+        split_digest=divided.digest,
+        rows={name: len(divided.rows(name)) for name in ("train", "val", "test")},
+    )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One epoch's weights and everything known of them.
+
+    `metrics` are those of the validation split at this epoch; `training` is what going on needs (optimizer,
+    scheduler, early stopping, history) and is empty in `best.pt`; `digest` is the SHA-256 of the weights.
+    """
+
+    config: TrainConfig
+    spec: ModelSpec
+    data: DataRecord
+    epoch: int
+    metrics: dict[str, Any]
+    environment: dict[str, Any]
+    weights: Mapping[str, torch.Tensor]
+    training: dict[str, Any]
+    digest: str
+
+    def classifier(self) -> Classifier:
+        """Build the network and load the weights, in evaluation mode on the CPU."""
+        classifier = Classifier(self.spec)
+        classifier.network.load_state_dict(self.weights)
+        return classifier.eval()
+
+
+def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes of all tensors in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written; an older one at `path` is untouched.
+    """
+    buffer = io.BytesIO()  # torch's own writer turns a full disk into an unnamed RuntimeError
+    torch.save(
+        {
+            "format": FORMAT,
+            "config": checkpoint.config.as_json(),
+            "spec": checkpoint.spec.as_json(),
+            "data": checkpoint.data.as_json(),
+            "epoch": checkpoint.epoch,
+            "metrics": checkpoint.metrics,
+            "environment": checkpoint.environment,
+            "weights": dict(checkpoint.weights),
+            "training": checkpoint.training,
+            "digest": checkpoint.digest,
+        },
+        buffer,
+    )
+    with open_atomic(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint and verify its digest.
+
+    Args:
+        path: a `.pt` file, or a run folder, whose `best.pt` is meant.
+
+    Raises:
+        CheckpointError: missing, damaged, needing unpickling, or of another format version.
+    """
+    if path.is_dir():
+        path = path / "best.pt"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; name a run folder that xtrain wrote")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on odd pickles; they are refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path}: checkpoint format {content['format']}, not {FORMAT}; use the version that wrote it"
+            )
+        checkpoint = Checkpoint(
+            config=TrainConfig.from_json(content["config"]),
+            spec=ModelSpec.from_json(content["spec"]),
+            data=DataRecord(**content["data"]),
+            epoch=content["epoch"],
+            metrics=content["metrics"],
+            environment=content["environment"],
+            weights=content["weights"],
+            training=content["training"],
+            digest=content["digest"],
+        )
+    except XtrainError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of tensors and plain values, and it will not be unpickled; name a run of xtrain"
+        ) from error
+    except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or not a checkpoint of xtrain ({type(error).__name__}); train again or name another run"
+        ) from error
+    if weights_digest(checkpoint.weights) != checkpoint.digest:
+        raise CheckpointError(f"{path}: the weights do not match their digest; the file was changed, train again")
+    return checkpoint

@@ -1,0 +1,79 @@
+"""The edge between the library and a terminal: shared click options, and errors as one line with an exit code."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from xtrain import __version__
+from xtrain.errors import XtrainError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def shared_options(command: Decorated) -> Decorated:
+    """Add what every command has: `--debug`, `--version` and `-h`."""
+    command = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")(command)
+    return click.version_option(__version__, prog_name="xtrain")(command)
+
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes CUDA where it works.",
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier command left there.")
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False),
+    envvar="XTRAIN_DATA",
+    help="Folder that data sets named by name are looked up in and downloaded to [env: XTRAIN_DATA].",
+)
+
+
+def run(command: click.Command) -> NoReturn:
+    """Run a click command as a program: exit 0 when done, 2 on wrong usage, 1 on anything else.
+
+    Every failure is one line on stderr; a traceback appears only with `--debug`.
+    """
+    debug = "--debug" in sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as cleanly as Ctrl-C
+    try:
+        code = command.main(standalone_mode=False)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        where = f" (see {context.command_path} --help)" if context else ""
+        _complain(error.format_message() + where, debug)
+        sys.exit(2 if isinstance(error, click.UsageError) else 1)
+    except XtrainError as error:
+        _complain(str(error), debug)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted; nothing half-written was left behind", debug)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away; say nothing more
+        sys.exit(1)
+    except MemoryError as error:
+        _complain(f"out of memory: {error or 'try a smaller batch or image size'}", debug)
+        sys.exit(1)
+    except Exception as error:
+        _complain(f"unexpected {type(error).__name__}: {error} (--debug shows where)", debug)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, debug: bool) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes that train together the first one speaks
+    if debug:
+        traceback.print_exc()
+    click.echo("error: " + " ".join(message.split()), err=True)

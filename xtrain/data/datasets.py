@@ -1,0 +1,248 @@
+"""Labelled images in memory: what a data set is, and reading one from an `.npz` in any of three key layouts.
+
+Flows in: a path or a name (`catalog` fetches the named ones). Flows out: a `Dataset` of uint8 arrays with the
+class names, the native shape and the digest that travel through checkpoint and card to the server.
+No torch here: serving reads labelled data with this module too.
+"""
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtrain.errors import DataError
+from xtrain.data.mapping import MappedRows, unpack
+
+Images = NDArray[np.uint8] | MappedRows  # (N, H, W, C), C is 1 or 3; slicing gives an array in either case
+Labels = NDArray[np.int64]  # (N,)
+
+# Keys of each layout: split -> (images, labels). The Kaggle file is one shuffled pool whose test labels are held back.
+LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
+    "medmnist": {name: (f"{name}_images", f"{name}_labels") for name in ("train", "val", "test")},
+    "kaggle": {name: (f"{name}_images_shuffled", f"{name}_labels_shuffled") for name in ("train", "val", "test")},
+    "keras": {name: (f"x_{name}", f"y_{name}") for name in ("train", "val", "test")},
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, H, W, C) uint8 with their labels (N,) int64, or None where the file holds them back."""
+
+    images: Images
+    labels: Labels | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set as its file gives it, before any protocol divides it.
+
+    `splits` keeps the file's order train, val, test; `pool_only` marks files that are one shuffled pool by
+    their nature (Kaggle, digits), for which official splits do not exist.
+    """
+
+    name: str
+    splits: Mapping[str, Split]
+    classes: tuple[str, ...]
+    md5: str
+    pool_only: bool = False
+    upright: bool = False  # a flip or a large rotation changes what the image shows (handwritten digits)
+    licence: str = "unknown"
+    source: str = ""
+    _starts: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        start = 0
+        for name, split in self.splits.items():
+            self._starts[name] = start
+            start += len(split)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Native (H, W, C) of every image."""
+        height, width, channels = next(iter(self.splits.values())).images.shape[1:]
+        return int(height), int(width), int(channels)
+
+    def rows_of(self, split: str) -> NDArray[np.int64]:
+        """Row numbers of a split within the concatenation of all splits in file order."""
+        start = self._starts[split]
+        return np.arange(start, start + len(self.splits[split]))
+
+    def gather(self, rows: NDArray[np.int64]) -> Split:
+        """Rows of the concatenated splits; labels are None if any of the rows has none.
+
+        A whole split in its order is the split itself; other rows of arrays in memory are copied, and of memory
+        maps are read when they are sliced.
+        """
+        for name, part in self.splits.items():
+            if np.array_equal(rows, self.rows_of(name)):
+                return part
+        parts = list(self.splits.values())
+        labels = np.empty(len(rows), np.int64)
+        labelled = True
+        places = []
+        for part, start in zip(parts, self._starts.values(), strict=True):
+            here = (rows >= start) & (rows < start + len(part))
+            places.append((part, here, rows[here] - start))
+            if part.labels is not None:
+                labels[here] = part.labels[rows[here] - start]
+            elif here.any():
+                labelled = False
+        arrays = [part.images for part in parts]
+        if any(isinstance(array, MappedRows) for array in arrays):
+            maps = [array.parts[0] for array in arrays if isinstance(array, MappedRows)]
+            return Split(MappedRows(maps, rows), labels if labelled else None)
+        images = np.empty((len(rows), *self.shape), np.uint8)
+        for part, here, inside in places:
+            images[here] = part.images[inside]
+        return Split(images, labels if labelled else None)
+
+
+def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels, in units of [0, 1].
+
+    Computed from a histogram of the 256 levels, so exactly and without a float copy of the images. (The
+    paper's std is the mean of per-image stds and includes validation rows; both are mistakes.)
+    """
+    levels = np.arange(256) / 255.0
+    histogram = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), 32):  # bincount makes eight bytes of every one
+        part = images[start : start + 32]
+        for channel, counts in enumerate(histogram):
+            counts += np.bincount(part[..., channel].ravel(), minlength=256)
+    means, stds = [], []
+    for counts in histogram:
+        mean = float((counts * levels).sum() / counts.sum())
+        means.append(mean)
+        stds.append(float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum())))
+    return tuple(means), tuple(stds)
+
+
+def array_digest(*arrays: NDArray[Any]) -> str:
+    """Md5 over the bytes of arrays, for data that has no single file."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Md5 of a file, the digest MedMNIST publishes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def read_npz(path: Path, classes: Sequence[str] | None = None, unpack_to: Path | None = None) -> Dataset:
+    """Read an `.npz` in the MedMNIST, Kaggle or Keras key layout; object arrays are never unpickled.
+
+    Args:
+        path: the file.
+        classes: names to hold the labels against; without them the file's `class_names` array, else "0", "1", …
+        unpack_to: a cache folder; the images are then memory-mapped there instead of loaded.
+
+    Raises:
+        DataError: missing or corrupt file, unknown keys, a wrong shape or dtype, labels outside the classes.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; pass the path of an .npz or the name of a data set")
+    try:
+        if unpack_to is None:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
+        else:
+            arrays = dict(unpack(path, unpack_to))
+        md5 = file_digest(path)
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, AttributeError) as error:
+        raise DataError(
+            f"{path}: not a readable .npz ({error}); fetch or save it again, without object arrays"
+        ) from error
+    layout = next((name for name, keys in LAYOUTS.items() if keys["train"][0] in arrays), None) or next(
+        (name for name, keys in LAYOUTS.items() if keys["test"][0] in arrays), None
+    )
+    if layout is None:
+        raise DataError(
+            f"{path}: keys {', '.join(sorted(arrays)) or '(none)'} fit no layout; name them train_images and "
+            "train_labels (MedMNIST), train_images_shuffled (Kaggle) or x_train and y_train (Keras)"
+        )
+    splits: dict[str, Split] = {}
+    for name, (image_key, label_key) in LAYOUTS[layout].items():
+        if image_key not in arrays:
+            continue
+        images: Images = _as_images(arrays[image_key], f"{path}: {image_key}")
+        if unpack_to is not None:
+            images = MappedRows([images[:]], np.arange(len(images)))
+        raw = arrays.get(label_key)
+        if raw is None and name != "test":
+            raise DataError(f"{path}: {image_key} has no {label_key}; only test labels may be held back")
+        labels = None if raw is None else _as_labels(raw, len(images), f"{path}: {label_key}")
+        splits[name] = Split(images, labels)
+    if len({split.images.shape[1:] for split in splits.values()}) > 1:
+        raise DataError(f"{path}: the splits differ in image shape; save them all in one shape")
+    named = tuple(str(name) for name in arrays["class_names"]) if "class_names" in arrays else None
+    names = tuple(classes) if classes is not None else named
+    dataset = Dataset(
+        name=path.stem,
+        splits=splits,
+        classes=names or _numbered(splits),
+        md5=md5,
+        pool_only=layout == "kaggle",
+        source=path.name,
+    )
+    check_labels(dataset)
+    return dataset
+
+
+def with_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
+    """Give a data set the names of its classes, checking that every label has one."""
+    renamed = replace(dataset, classes=tuple(classes))
+    check_labels(renamed)
+    return renamed
+
+
+def check_labels(dataset: Dataset) -> None:
+    """Refuse labels outside the classes, naming the split and the row."""
+    for name, split in dataset.splits.items():
+        if split.labels is None or not len(split):
+            continue
+        wrong = np.flatnonzero((split.labels < 0) | (split.labels >= len(dataset.classes)))
+        if len(wrong):
+            raise DataError(
+                f"{dataset.source or dataset.name}: {name} label {split.labels[wrong[0]]} at row {wrong[0]} is outside "
+                f"the {len(dataset.classes)} classes 0-{len(dataset.classes) - 1}; correct {len(wrong)} label(s)"
+            )
+
+
+def _numbered(splits: Mapping[str, Split]) -> tuple[str, ...]:
+    """Names "0", "1", … up to the largest label of the training rows (of any rows where there are none)."""
+    learned = splits.get("train")
+    labels = [s.labels for s in ([learned] if learned else splits.values()) if s.labels is not None]
+    highest = max((int(part.max()) for part in labels if len(part)), default=0)
+    return tuple(str(index) for index in range(highest + 1))
+
+
+def _as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
+    if array.dtype != np.uint8:
+        raise DataError(f"{where} has dtype {array.dtype}; images are uint8 pixels from 0 to 255")
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape[1:]:
+        raise DataError(f"{where} has shape {array.shape}; images are (N, H, W) grey or (N, H, W, 3) RGB")
+    return array
+
+
+def _as_labels(array: NDArray[Any], rows: int, where: str) -> Labels:
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise DataError(f"{where} is {array.dtype} {array.shape}; labels are one integer an image, (N,) or (N, 1)")
+    if len(array) != rows:
+        raise DataError(f"{where} has {len(array)} labels for {rows} images; they must be as many")
+    return array.astype(np.int64)

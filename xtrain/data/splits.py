@@ -1,0 +1,109 @@
+"""Dividing a data set into training, validation and test rows under one of two named protocols.
+
+`official` keeps the file's own splits; `pooled` concatenates and permutes them with a seed, which is what the
+Kaggle file of the paper is. A figure without its protocol means nothing: on PathMNIST they differ by eight
+points, because the official test split is another clinical centre.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtrain.data.datasets import Dataset, Split
+from xtrain.errors import ConfigError, DataError
+
+PROTOCOLS = ("official", "pooled")
+SPLITS = ("train", "val", "test")
+
+# The paper's Kaggle file: 77,180 of PathMNIST's 107,180 rows to learn from, 30,000 to score (xAI-Proj-B 2024, data).
+POOLED_TRAIN, POOLED_ALL = 77_180, 107_180
+
+# The run's own seed stays out of the split, so that the members of an ensemble share their validation rows.
+SPLIT_SEED = 22
+VAL_FRACTION = 0.2
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Rows of a data set, as numbers into the concatenation of its splits in file order."""
+
+    protocol: str
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+    digest: str
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """The rows of `train`, `val` or `test`."""
+        rows: NDArray[np.int64] = getattr(self, split)
+        return rows
+
+
+def natural_protocol(dataset: Dataset) -> str:
+    """The protocol a file comes with: `pooled` for one shuffled pool, else `official`."""
+    return "pooled" if dataset.pool_only else "official"
+
+
+def partition(
+    dataset: Dataset,
+    protocol: str | None = None,
+    *,
+    split_seed: int = SPLIT_SEED,
+    val_fraction: float = VAL_FRACTION,
+) -> Partition:
+    """Divide a data set; the same arguments give the same rows on every machine.
+
+    Args:
+        dataset: what to divide.
+        protocol: `official`, `pooled`, or None for the file's own.
+        split_seed: seed of the permutations.
+        val_fraction: share of the learning rows kept for validation where the file has no validation split.
+
+    Raises:
+        ConfigError: a protocol the file cannot follow, or a fraction outside (0, 1).
+    """
+    protocol = protocol or natural_protocol(dataset)
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"protocol {protocol!r} is unknown; choose one of: {', '.join(PROTOCOLS)}")
+    if protocol == "official" and dataset.pool_only:
+        raise ConfigError(f"{dataset.name} is one shuffled pool without official splits; use --protocol pooled")
+    if not 0 < val_fraction < 1:
+        raise ConfigError(f"validation fraction {val_fraction} is not between 0 and 1")
+    # RandomState's stream is frozen for good (NEP 19); Generator's may change between numpy versions.
+    random = np.random.RandomState(split_seed)
+    none = np.empty(0, np.int64)
+    parts = {name: dataset.rows_of(name) for name in dataset.splits}
+    # A Kaggle file was pooled before it was divided, and unlabelled rows can never be learned from.
+    test_is_fixed = "test" in parts and (dataset.pool_only or dataset.splits["test"].labels is None)
+    if protocol == "official" or test_is_fixed:
+        learn, val, test = parts.get("train", none), parts.get("val"), parts.get("test", none)
+    else:
+        pool = random.permutation(np.concatenate(list(parts.values())))
+        cut = len(pool) * POOLED_TRAIN // POOLED_ALL
+        learn, val, test = pool[:cut], None, pool[cut:]
+    if val is None:
+        learn = random.permutation(learn)
+        cut = len(learn) - round(len(learn) * val_fraction)
+        learn, val = learn[:cut], learn[cut:]
+    digest = hashlib.sha256(f"{dataset.md5} {protocol}".encode())
+    for rows in (learn, val, test):
+        digest.update(f" {len(rows)} ".encode() + rows.astype("<i8").tobytes())
+    return Partition(protocol, learn, val, test, digest.hexdigest()[:16])
+
+
+def gather(dataset: Dataset, divided: Partition, split: str) -> Split:
+    """The images and labels of one split.
+
+    Raises:
+        DataError: the split is empty, named with what could be used instead.
+    """
+    rows = divided.rows(split)
+    if len(rows) == 0:
+        filled = [name for name in SPLITS if len(divided.rows(name))]
+        raise DataError(
+            f"{dataset.name}: the {split} split ({divided.protocol}) is empty; "
+            f"{'splits with rows: ' + ', '.join(filled) if filled else 'the file holds no images'}"
+        )
+    return dataset.gather(rows)

@@ -1,0 +1,50 @@
+"""Writing files so that an interrupted command leaves the old file or none, never half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from xtrain.errors import OutputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it into place when the block ends without an error.
+
+    Raises:
+        OutputError: the file could not be written (full disk, no permission, …); `path` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:  # the rename must not reach the disk before the bytes do
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
+        ) from error
+    finally:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # its folder is gone or never was one; the error above says so
+
+
+@contextmanager
+def open_atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open `path` for writing through `replacing`; `mode` is `"w"` (UTF-8, newlines as written) or `"wb"`."""
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with replacing(path) as temporary, open(temporary, mode, **text) as file:  # type: ignore[call-overload]
+        yield file
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise OutputError if `path` exists and may not be replaced, or can never become a file."""
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; choose another -o or add --overwrite")
