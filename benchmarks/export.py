@@ -7,7 +7,6 @@ and BatchNorm statistics of real images, not initial ones; nothing is said about
 onnxruntime on the CPU, raw pixels in and probabilities out, the median of runs that take two seconds together.
 """
 
-import io
 import statistics
 import sys
 import tempfile
@@ -18,11 +17,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from export.write import Options, export_runs
+from export.export import export_runs
+from export.options import ExportOptions
 from serving.model.predictor import Predictor
-from xtrain.errors import ExportError
 from training.models.registry import ARCHITECTURES
-from training.run import train_run
+from training.run import train
+from xtrain.errors import ExportError
 
 ENSEMBLES = [["resnet152", "resnet152"], ["resnet152", "xception"], ["simplecnn", "simplecnn", "simplecnn"]]
 TRAIN_ROWS, VAL_ROWS = 224, 32  # together the 256 images of the comparison
@@ -41,18 +41,8 @@ def trained(model: str, seed: int, data: Path, folder: Path) -> Path:
     """The run folder of one epoch, trained if it is not there yet."""
     run = folder / f"{model}-{seed}"
     if not run.exists():
-        train_run(
-            model,
-            str(data),
-            data_dir=None,
-            output=run,
-            device_name="cpu",
-            overwrite=False,
-            terminal=io.StringIO(),
-            seed=seed,
-            epochs=1,
-            pretrained=False,
-        )
+        options = {"output": run, "device": "cpu", "seed": seed, "epochs": 1, "pretrained": False}
+        train(model, str(data), options)
     return run
 
 
@@ -73,14 +63,14 @@ def row(names: Sequence[str], data: Path, folder: Path, precision: str) -> str:
     output = folder / "model.onnx"
     began = time.perf_counter()
     try:
-        done = export_runs(runs, output, Options(precision=precision), overwrite=True)
+        done = export_runs(runs, output, ExportOptions(precision=precision, overwrite=True))
     except ExportError as error:
         return f"| {' + '.join(names)} | {error} | | | | |"
     seconds = time.perf_counter() - began
     predictor = Predictor(output, "cpu")
     with np.load(data) as arrays:
         images = arrays["train_images"][:32]
-    sides = sorted({str(member["crop"] or member["image_size"]) for member in done.card.members}, reverse=True)
+    sides = sorted({str(member.crop or member.image_size) for member in done.card.members}, reverse=True)
     title = (
         f"{len(names)} x `{names[0]}`"
         if len(names) > 1 and len(set(names)) == 1

@@ -34,7 +34,7 @@ class Running:
 def command(server: str, model: Path, port: int) -> list[str]:
     """How a server is started."""
     if server == "xserve":
-        start = [sys.executable, "-c", "from serving.cli import serve_main; serve_main()", str(model)]
+        start = [sys.executable, "-c", "from serving.cli import main; main()", str(model)]
         return [*start, "--port", str(port)]
     if server == "batchable":
         start = [sys.executable, "-m", "bentoml", "serve", "benchmarks.peers.batchable:Batchable"]

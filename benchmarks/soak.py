@@ -247,7 +247,7 @@ class Soak:
         for _ in range(2 * TIMEOUT):  # what was left behind is given up within the timeout
             await asyncio.sleep(1)
             after, text = self.size()[1], (await self.metrics()).decode()
-            left = dict(re.findall(r"^xtrain_(waiting_images|held_bytes) (\S+)", text, re.M))
+            left = dict(re.findall(r"^xtrain_(waiting_images|reserved_bytes) (\S+)", text, re.M))
             if after <= before + 3 and len(left) == 2 and not any(map(float, left.values())):
                 return
         self.tally.faults.append(f"{after - before} open files and {left} stayed behind")

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import click
@@ -32,15 +31,20 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from torchvision.transforms import v2
 
 from training.config import TrainConfig, resolve
-from xtrain.data.datasets import Split, channel_statistics
-from training.runs.environment import choose_device, choose_precision, keep_freed_memory, make_deterministic
-from training.runs.folder import RunFolder
+from training.loop.device import (
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    make_deterministic,
+    seed_everything,
+)
+from training.loop.distributed import Process
 from training.loop.loader import balanced_weights
-from training.models.registry import build
-from training.models.classifier import Classifier, ModelSpec
-from training.run import Prepared, prepare
-from training.loop.device import seed_everything
 from training.loop.trainer import Trainer
+from training.models.classifier import Classifier, ModelSpec
+from training.models.registry import build
+from training.run import Prepared, prepare
+from xtrain.data.datasets import Split, channel_statistics
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,10 @@ def paper_epoch(ready: Prepared, device: torch.device, workers: int) -> Callable
         config.model, channels=spec.shape[2], classes=len(spec.classes), image_size=spec.crop or spec.image_size
     ).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.lr)
-    assert ready.train.labels is not None
-    weights = balanced_weights(ready.train.labels, spec.classes)
+    assert ready.splits.train.labels is not None
+    weights = balanced_weights(ready.splits.train.labels, spec.classes)
     loader = DataLoader(
-        PaperRows(ready.train, spec.image_size),
+        PaperRows(ready.splits.train, spec.image_size),
         batch_size=config.batch_size,
         sampler=WeightedRandomSampler(weights.tolist(), len(weights)),
         num_workers=workers,
@@ -122,20 +126,11 @@ def paper_epoch(ready: Prepared, device: torch.device, workers: int) -> Callable
 
 
 def our_epoch(ready: Prepared, device: torch.device, workers: int = 0) -> Callable[[], None]:
-    """This project's loop over one epoch, the trainer's own, set up as `train_run` does; it has no workers."""
+    """This project's loop over one epoch, the trainer's own, set up as `training.run` does; it has no workers."""
     if device.type == "cpu":
         keep_freed_memory()
     seed_everything(ready.config.seed)
-    trainer = Trainer(
-        ready.config,
-        Classifier(ready.spec),
-        ready.train,
-        ready.val,
-        ready.record,
-        {},
-        device,
-        RunFolder(Path("nothing-is-written")),
-    )
+    trainer = Trainer(ready.config, Classifier(ready.spec), ready.splits, Process(device))
     epochs = iter(range(1, 1_000_000))
     return lambda: _finish(trainer.train_epoch(next(epochs)), device)
 
@@ -183,7 +178,7 @@ def serve(connection: Connection, ours: bool, ready: Prepared, device: torch.dev
     while connection.recv():
         began = time.perf_counter()
         epoch()
-        connection.send(len(ready.train) / (time.perf_counter() - began))
+        connection.send(len(ready.splits.train) / (time.perf_counter() - began))
 
 
 def matrix_rate(device: torch.device) -> float:
@@ -215,10 +210,10 @@ def training_flops(spec: ModelSpec) -> float:
 def compare(case: Case, data: str, device: torch.device, rounds: int, precision: str, against: str) -> dict[str, Any]:
     """Both loops in turn; medians and the median of the ratios."""
     config: TrainConfig = resolve(
-        case.model, data, image_size=case.image_size, batch_size=64, pretrained=False, augment="paper"
+        case.model, data, image_size=case.image_size, batch_size=64, pretrained=False, augment="paper-intended"
     )
-    ready = prepare(replace(config, precision=choose_precision(precision, device)), None, None)
-    ready = replace(ready, train=repeated(ready.train, case.rows))
+    ready = prepare(replace(config, precision=choose_precision(precision, device)))
+    ready = replace(ready, splits=replace(ready.splits, train=repeated(ready.splits.train, case.rows)))
     ours = Side(True, ready, device)
     if against == "deterministic":
         others = {0: Side(True, replace(ready, config=replace(ready.config, deterministic=True)), device)}

@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from xtrain.data import catalog
-from xtrain.data.splits import gather, partition
+from xtrain.data.splits import divide, select
 
 FOLDER = Path("runs/demo")
 RUN, MODEL, CSV, PICTURE = (FOLDER / name for name in ("simplecnn", "model.onnx", "predictions.csv", "digit.png"))
@@ -44,7 +44,7 @@ def free_port() -> int:
 def save_picture() -> int:
     """Write the first test digit as a PNG; returns its true class."""
     digits = catalog.load("digits")
-    test = gather(digits, partition(digits), "test")
+    test = select(digits, divide(digits), "test")
     assert test.labels is not None
     Image.fromarray(test.images[0, :, :, 0]).save(PICTURE)
     return int(test.labels[0])

@@ -25,7 +25,7 @@ def main(model: Path, images: tuple[Path, ...], output: Path) -> None:
     """Two rows of pictures, a column an image."""
     predictor = Predictor(model, "cpu")
     pixels = np.stack([decode(path.read_bytes(), predictor.card.shape) for path in images])
-    probabilities, heatmaps = predictor.explain(pixels)
+    probabilities, heatmaps = predictor.predict_and_explain(pixels)
     figure = Figure(figsize=(1.9 * len(images), 4.2), layout="constrained")
     grid = figure.subplots(2, len(images), squeeze=False)
     for column, path in enumerate(images):

@@ -1,1 +1,1 @@
-"""Export: runs in, one verified `.onnx` with its card out."""
+"""Export: run folders in, one verified `.onnx` with its card out."""

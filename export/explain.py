@@ -1,4 +1,4 @@
-"""Where a network looked: Grad-CAM in closed form, so that an inference runtime without gradients can compute it.
+"""The heatmap: Grad-CAM in closed form, so that an inference runtime without gradients can compute it.
 
 Grad-CAM (Selvaraju et al. 2017, eq. 1 and 2) weights each feature map A_k by its mean gradient
 alpha_k = 1/Z sum_ij dy_c / dA_kij and keeps the positive part of sum_k alpha_k A_k. Every network here ends in
@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import AlexNet, ResNet
 
-from xtrain.errors import ExportError
 from training.models.dropout import ByteDropout
-from training.models.simplecnn import SimpleCNN, SimpleCNNv1
+from xtrain.errors import ExportError
 
 
 class Explained(nn.Module):
@@ -44,7 +43,7 @@ class Explained(nn.Module):
                 )
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        """Logits (N, classes), feature maps (N, K, h, w), and what each of `layers` was given."""
+        """Return logits (N, classes), feature maps (N, K, h, w), and the input of each of `layers`."""
         maps = self.trunk(pixels)
         values, inputs = self.pool(maps).flatten(1), []
         for layer in self.layers:
@@ -53,7 +52,7 @@ class Explained(nn.Module):
         return values, maps, inputs
 
     def heatmap(self, maps: torch.Tensor, inputs: Sequence[torch.Tensor], classes: torch.Tensor) -> torch.Tensor:
-        """Grad-CAM (N, h, w), not negative, of one class (N,) an image; not yet scaled.
+        """Return Grad-CAM (N, h, w), not negative, of one class (N,) an image; not yet scaled.
 
         The mean of the gradient is left a sum: it differs by a constant factor, and in a global average pool the
         factor is what makes the map's mean the class's logit without its bias.
@@ -76,7 +75,7 @@ class Explained(nn.Module):
 
 
 def take_apart(network: nn.Module) -> tuple[nn.Module, nn.Module, list[nn.Module]]:
-    """Trunk, pooling and the layers behind it.
+    """Return the layers up to the last feature maps, the pooling, and the layers behind it.
 
     Raises:
         ExportError: a network of an unknown kind.
@@ -85,14 +84,14 @@ def take_apart(network: nn.Module) -> tuple[nn.Module, nn.Module, list[nn.Module
         stem = [network.conv1, network.bn1, network.relu, network.maxpool]
         stages = [network.layer1, network.layer2, network.layer3, network.layer4]
         return nn.Sequential(*stem, *stages), network.avgpool, [network.fc]
-    if isinstance(network, AlexNet | SimpleCNN | SimpleCNNv1):
-        stages = list(network.features)
+    if isinstance(network, AlexNet) or (isinstance(network, nn.Sequential) and hasattr(network, "features")):
+        features, head = network.get_submodule("features"), network.get_submodule("classifier")
+        stages = list(features.children())
         last = max(index for index, layer in enumerate(stages) if isinstance(layer, nn.MaxPool2d))
         pool = nn.Sequential(*stages[last:])
         if isinstance(network, AlexNet):
             pool.append(network.avgpool)
-        head = network.classifier
-        return nn.Sequential(*stages[:last]), pool, [head] if isinstance(head, nn.Linear) else list(head)
+        return nn.Sequential(*stages[:last]), pool, [head] if isinstance(head, nn.Linear) else list(head.children())
     if type(network).__name__ == "Xception":  # of pretrainedmodels, which is imported only where it is built
         return _XceptionTrunk(network), nn.AdaptiveAvgPool2d(1), [network.get_submodule("last_linear")]
     raise ExportError(f"--explain: {type(network).__name__} has no known feature maps; export without --explain")

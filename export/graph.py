@@ -1,4 +1,4 @@
-"""The network that is exported: members side by side, views averaged, softmax, weighted mean, temperature."""
+"""The module that is exported: members side by side, views averaged, softmax, weighted mean, temperature."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from export.explain import Explained
-from training.runs.checkpoint import Checkpoint
-from xtrain.errors import ExportError
 from training.models.classifier import Classifier
+from xtrain.errors import ExportError
 
-# Below it a probability's logarithm says nothing; well inside float32's normal range.
+# Probabilities are clamped to it before the logarithm; well inside float32's normal range.
 SMALLEST = 1e-30
-# The largest value that a heatmap is scaled to 1 from; a weaker one means that nothing speaks for the class.
-FAINTEST = 1e-3
+# A heatmap whose largest value is below it is not scaled up to 1: nothing in the image is evidence for the class.
+SMALLEST_MAXIMUM = 1e-3
 VIEWS = 8  # of the dihedral group: four quarter turns, each also mirrored
 
 
@@ -58,7 +57,7 @@ class Ensemble(nn.Module):
         self.temperature: float | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Probabilities of raw images; with `explain` also the heatmap of each image's top class, in [0, 1]."""
+        """Return probabilities of raw images; with `explain` also the heatmap of each image's top class, in [0, 1]."""
         if self.explained is None:
             return self.combine(self.member_probabilities(images))
         explained = [cast(Explained, part) for part in self.explained]
@@ -71,12 +70,12 @@ class Ensemble(nn.Module):
         for weight, member, part, (_, maps, inputs) in zip(
             self.weights, self.classifiers, explained, outputs, strict=True
         ):
-            grown = _scaled(self._grown(part.heatmap(maps, inputs, top)[:, None], member))
-            total = total + weight * (undo_dihedral(grown) if self.tta else grown)
+            resized = _scaled(self._resized_maps(part.heatmap(maps, inputs, top)[:, None], member))
+            total = total + weight * (undo_dihedral(resized) if self.tta else resized)
         return probabilities, _scaled(total)
 
     def member_probabilities(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Each member's own probabilities (N, classes), averaged over the views."""
+        """Return each member's own probabilities (N, classes), averaged over the views."""
         pixels = zip(self.classifiers, self._pixels(images), strict=True)
         return self._average([member.network(one) for member, one in pixels])
 
@@ -92,7 +91,7 @@ class Ensemble(nn.Module):
             member.network.half()
 
     def combine(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Weighted mean of members' probabilities, each (N, classes), then the temperature.
+        """Return the weighted mean of members' probabilities, each (N, classes), then the temperature.
 
         The temperature divides log-probabilities (Guo et al. 2017, section 4.2, whose logits they are up to a
         constant an image); the order of an image's classes stays.
@@ -105,11 +104,11 @@ class Ensemble(nn.Module):
         return (mean.clamp_min(SMALLEST).log() / self.temperature).softmax(dim=1)
 
     def _pixels(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Every member's input, (views x N, C, S, S), the same tensor for members that agree in it."""
+        """Return every member's input, (views x N, C, S, S), the same tensor for members that agree in it."""
         views = dihedral(images) if self.tta else images
         resized: dict[tuple[int, int | None], torch.Tensor] = {}
         ready: dict[tuple[object, ...], torch.Tensor] = {}
-        found = []
+        inputs = []
         for member in self.classifiers:
             spec, step = member.spec, member.preprocess
             size = (spec.image_size, spec.crop)
@@ -118,11 +117,11 @@ class Ensemble(nn.Module):
                 resized[size] = step.resize(views)
             if key not in ready:
                 ready[key] = step.normalise(resized[size])
-            found.append(ready[key].half() if self.half_precision else ready[key])
-        return found
+            inputs.append(ready[key].half() if self.half_precision else ready[key])
+        return inputs
 
-    def _grown(self, maps: torch.Tensor, member: Classifier) -> torch.Tensor:
-        """Maps (N, 1, h, w) of what a member saw laid over the native image; what it cropped away is 0."""
+    def _resized_maps(self, maps: torch.Tensor, member: Classifier) -> torch.Tensor:
+        """Resize maps (N, 1, h, w) of a member's input to the native image; what it cropped away is 0."""
         size, crop = member.spec.image_size, member.spec.crop
         if crop is not None and crop != size:
             edge = (size - crop) // 2
@@ -131,7 +130,7 @@ class Ensemble(nn.Module):
         return F.interpolate(maps, size=self.native, mode="bilinear")
 
     def _average(self, logits: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Each member's probabilities (N, classes), the mean of the views'."""
+        """Return each member's probabilities (N, classes), the mean of the views'."""
         parts = [values.float().softmax(dim=1) for values in logits]
         if self.tta:
             parts = [part.reshape(VIEWS, -1, part.shape[1]).mean(dim=0) for part in parts]
@@ -139,13 +138,13 @@ class Ensemble(nn.Module):
 
 
 def dihedral(images: torch.Tensor) -> torch.Tensor:
-    """All eight views of images (N, H, W, C), view by view: (8 x N, H, W, C)."""
+    """Return all eight views of images (N, H, W, C), view by view: (8 x N, H, W, C)."""
     turned = [images.rot90(turns, (1, 2)) for turns in range(4)]
     return torch.cat([*turned, *(view.flip(2) for view in turned)])
 
 
 def undo_dihedral(maps: torch.Tensor) -> torch.Tensor:
-    """The mean (N, 1, H, W) of the views' maps (8 x N, 1, H, W), each turned back to the image it is of."""
+    """Return the mean (N, 1, H, W) of the views' maps (8 x N, 1, H, W), each turned back to the image it is of."""
     views = maps.reshape(VIEWS, -1, *maps.shape[1:])
     upright = [views[turns] for turns in range(4)] + [views[4 + turns].flip(3) for turns in range(4)]
     return torch.stack([view.rot90(-(index % 4), (2, 3)) for index, view in enumerate(upright)]).mean(dim=0)
@@ -153,31 +152,4 @@ def undo_dihedral(maps: torch.Tensor) -> torch.Tensor:
 
 def _scaled(maps: torch.Tensor) -> torch.Tensor:
     """Divide each map (N, 1, h, w) by its largest value."""
-    return maps / maps.amax(dim=(2, 3), keepdim=True).clamp_min(FAINTEST)
-
-
-def check_members(checkpoints: Sequence[Checkpoint]) -> None:
-    """Refuse runs that cannot be averaged, saying where they differ.
-
-    Members must agree in the data and its division too: where they do not, one member's validation rows are
-    another's training rows, and no figure of the ensemble would mean anything.
-
-    Raises:
-        ExportError: with the field, and both values.
-    """
-    first = checkpoints[0]
-    for position, other in enumerate(checkpoints[1:], start=2):
-        for what, ours, theirs in (
-            ("classes", first.spec.classes, other.spec.classes),
-            ("image shape", first.spec.shape, other.spec.shape),
-            ("data set (md5)", first.data.md5, other.data.md5),
-            ("protocol", first.data.protocol, other.data.protocol),
-            ("split digest", first.data.split_digest, other.data.split_digest),
-        ):
-            if ours != theirs:
-                raise ExportError(
-                    f"runs 1 and {position} differ in {what}: {ours} and {theirs}; "
-                    "average runs of the same data and --split-seed"
-                )
-        if any(other.digest == earlier.digest for earlier in checkpoints[: position - 1]):
-            raise ExportError(f"run {position} has the same weights as an earlier one; name different runs")
+    return maps / maps.amax(dim=(2, 3), keepdim=True).clamp_min(SMALLEST_MAXIMUM)

@@ -11,8 +11,8 @@ from serving.model.card import Card
 from xtrain.metrics import Bin, Metrics
 
 
-def document(card: Card, metrics: Metrics, bins: Sequence[Bin]) -> str:
-    """The whole Markdown text.
+def model_card(card: Card, metrics: Metrics, bins: Sequence[Bin]) -> str:
+    """Return the Markdown text.
 
     Args:
         card: of the exported file.
@@ -38,12 +38,12 @@ def _model(card: Card) -> str:
     height, width, _ = card.shape
     rows = [
         [
-            str(member["architecture"]),
-            str(member["seed"]),
-            str(member["epoch"]),
-            str(member["crop"] or member["image_size"]),
-            f"{member['weight']:.3f}",
-            f"`{member['digest'][:12]}`",
+            member.architecture,
+            str(member.seed),
+            str(member.epoch),
+            str(member.crop or member.image_size),
+            f"{member.weight:.3f}",
+            f"`{member.digest[:12]}`",
         ]
         for member in card.members
     ]
@@ -52,14 +52,14 @@ def _model(card: Card) -> str:
     )
     views = " Averaged over the eight flips and quarter turns of each image." if card.tta else ""
     heatmap = (
-        f" A second output, `{card.explain['name']}`, shows where the evidence for the top class lies."
+        f" A second output, `{card.explain.name}`, shows where the evidence for the top class lies."
         if card.explain
         else ""
     )
     return "\n\n".join(
         [
             "## Model",
-            f"{kind}{views}{heatmap} Input: uint8 {height}x{width} {card.input['colour']} pixels; resizing, "
+            f"{kind}{views}{heatmap} Input: uint8 {height}x{width} {card.input.colour} pixels; resizing, "
             f"normalisation and softmax are inside. Precision of the networks: {card.precision}.",
             _table(["architecture", "seed", "epoch", "input side", "weight", "weights' SHA-256"], rows),
         ]
@@ -68,17 +68,17 @@ def _model(card: Card) -> str:
 
 def _data(card: Card) -> str:
     data = card.data
-    counts = ", ".join(f"{count:,} {name}" for name, count in data["rows"].items())
+    counts = ", ".join(f"{count:,} {name}" for name, count in data.rows.items())
     return (
         "## Training data\n\n"
-        f"{data['name']} (md5 `{data['md5']}`), licence: {data['licence']}, source: {data['source']}. "
-        f"Protocol: {data['protocol']}, split seed {data['split_seed']}; rows: {counts}."
+        f"{data.name} (md5 `{data.md5}`), licence: {data.licence}, source: {data.source}. "
+        f"Protocol: {data.protocol}, split seed {data.split_seed}; rows: {counts}."
     )
 
 
 def _figures(card: Card, metrics: Metrics) -> str:
     low, high = metrics.accuracy_interval
-    where = f"{card.data['protocol']} protocol, validation split"
+    where = f"{card.data.protocol} protocol, validation split"
     rows = [
         ["accuracy", f"{metrics.accuracy:.4f} (95 % interval {low:.4f} to {high:.4f})", where],
         ["macro F1", f"{metrics.f1:.4f}", where],
@@ -123,13 +123,13 @@ def _confusion(card: Card, metrics: Metrics) -> str:
 def _calibration(card: Card, bins: Sequence[Bin]) -> str:
     fitted = "No temperature was fitted."
     if card.calibration:
-        facts = card.calibration
+        fit = card.calibration
         fitted = (
-            f"A temperature of {facts['temperature']:.3f} was fitted on the {facts['rows']:,} validation rows: "
-            f"expected calibration error {facts['ece_before']:.4f} before, {facts['ece_after']:.4f} after; log loss "
-            f"{facts['log_loss_before']:.4f} before, {facts['log_loss_after']:.4f} after."
+            f"A temperature of {fit.temperature:.3f} was fitted on the {fit.rows:,} validation rows: "
+            f"expected calibration error {fit.ece_before:.4f} before, {fit.ece_after:.4f} after; log loss "
+            f"{fit.log_loss_before:.4f} before, {fit.log_loss_after:.4f} after."
         )
-        if facts["temperature"] == 1:
+        if fit.temperature == 1:
             fitted += " (One means: nothing to fit, as when every row is right already.)"
     rows = [
         [f"{item.low:.2f} to {item.high:.2f}", str(item.rows), f"{item.confidence:.3f}", f"{item.accuracy:.3f}"]
@@ -163,13 +163,13 @@ def _origin(card: Card) -> str:
     return (
         "## Origin\n\n"
         f"Code at {card.git_commit or 'an installed package'}; {packages}. Before the file took its name, onnxruntime "
-        f"({parity['provider']}) answered like torch on {parity['images']} images: largest difference of a "
-        f"probability {parity['max_difference']:.1e}, equal top classes {parity['top_class_agreement']:.2%}, accuracy "
-        f"{parity['accuracy_onnxruntime']:.4f} and {parity['accuracy_torch']:.4f}."
+        f"({parity.provider}) answered like torch on {parity.images} images: largest difference of a "
+        f"probability {parity.max_difference:.1e}, equal top classes {parity.top_class_agreement:.2%}, accuracy "
+        f"{parity.accuracy_onnxruntime:.4f} and {parity.accuracy_torch:.4f}."
     )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a bar inside a name would end its cell."""
+    """Return a Markdown table; a bar inside a name would end its cell."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

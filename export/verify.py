@@ -1,11 +1,11 @@
 """The gate: onnxruntime alone must answer as torch does, on real images, before a file takes its name."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.model.card import Parity
 from xtrain.errors import ExportError
 
 Probabilities = NDArray[np.float32]
@@ -13,9 +13,13 @@ Probabilities = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Gate:
-    """What a precision is allowed: of a probability, of the share of equal top classes, of a heatmap's mean value.
+    """What a precision may differ by.
 
-    Two classes whose probabilities lie closer than `tie` the precision cannot tell apart; their order means nothing.
+    Attributes:
+        difference: of a probability.
+        agreement: smallest share of images with the same top class.
+        heatmap: of a heatmap's value, the mean over the image.
+        tie: two classes whose probabilities lie closer than this cannot be told apart; their order means nothing.
     """
 
     difference: float
@@ -32,35 +36,16 @@ GATES = {
 }
 
 
-@dataclass(frozen=True)
-class Parity:
-    """How far the two runtimes were apart, on how many images, and the accuracy of each on the validation rows.
-
-    `top_class_agreement` counts ties too.
-    """
-
-    images: int
-    max_difference: float
-    top_class_agreement: float
-    accuracy_torch: float
-    accuracy_onnxruntime: float
-    provider: str
-
-    def as_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
-
-
 def compare(
-    expected: Probabilities, answer: Probabilities, labels: NDArray[np.integer], gate: Gate, provider: str
+    expected: Probabilities, measured: Probabilities, labels: NDArray[np.integer], gate: Gate, provider: str
 ) -> Parity:
-    """Hold onnxruntime's answers against torch's.
+    """Compare onnxruntime's probabilities with torch's.
 
     Args:
         expected: torch's probabilities (N, classes), N at least 1.
-        answer: the exported file's, of the same images.
+        measured: the exported file's, of the same images.
         labels: of the first rows, those of the validation split.
-        gate: what is allowed.
+        gate: what they may differ by.
         provider: where onnxruntime ran.
 
     Raises:
@@ -68,7 +53,7 @@ def compare(
     """
     if not np.allclose(expected.sum(axis=1), 1, atol=1e-3):
         raise ExportError("torch's own probabilities do not sum to 1; the run is unusable, no file was written")
-    difference = np.abs(answer - expected).max(axis=1)
+    difference = np.abs(measured - expected).max(axis=1)
     difference = np.where(np.isnan(difference), np.inf, difference)
     worst = int(difference.argmax())
     if difference[worst] > gate.difference:
@@ -76,7 +61,7 @@ def compare(
             f"onnxruntime and torch differ by {difference[worst]:.2e} on image {worst} "
             f"(allowed {gate.difference:.0e}); no file was written"
         )
-    differing = answer.argmax(axis=1) != expected.argmax(axis=1)
+    differing = measured.argmax(axis=1) != expected.argmax(axis=1)
     other = differing & ~_tied(expected, gate.tie)
     if 1 - float(other.mean()) < gate.agreement:
         row = int(np.flatnonzero(other)[0])
@@ -91,34 +76,34 @@ def compare(
         max_difference=float(f"{difference[worst]:.2g}"),
         top_class_agreement=1 - float(differing.mean()),
         accuracy_torch=float((expected[:rows].argmax(axis=1) == labels).mean()),
-        accuracy_onnxruntime=float((answer[:rows].argmax(axis=1) == labels).mean()),
+        accuracy_onnxruntime=float((measured[:rows].argmax(axis=1) == labels).mean()),
         provider=provider,
     )
 
 
 def compare_heatmaps(
     expected: tuple[Probabilities, NDArray[np.float32]],
-    answer: tuple[Probabilities, NDArray[np.float32]],
+    measured: tuple[Probabilities, NDArray[np.float32]],
     gate: Gate,
 ) -> None:
-    """Hold heatmaps (N, H, W) against torch's where both name the same top class.
+    """Compare heatmaps (N, H, W) with torch's where both name the same top class.
 
     The mean over an image counts: single pixels differ where a map is divided by a faint maximum.
 
     Args:
         expected: torch's probabilities and heatmaps of the first images.
-        answer: the exported file's, of all images.
-        gate: what is allowed.
+        measured: the exported file's, of all images.
+        gate: what they may differ by.
 
     Raises:
         ExportError: a difference above what is allowed, naming the worst image, or values that are not numbers.
     """
-    broken = ~np.isfinite(answer[1]).all(axis=(1, 2))
+    broken = ~np.isfinite(measured[1]).all(axis=(1, 2))
     if broken.any():
         raise ExportError(f"the heatmap of image {int(broken.argmax())} holds values that are no numbers; try fp32")
     rows = len(expected[0])
-    same = answer[0][:rows].argmax(axis=1) == expected[0].argmax(axis=1)
-    difference = np.abs(answer[1][:rows] - expected[1]).mean(axis=(1, 2)) * same
+    same = measured[0][:rows].argmax(axis=1) == expected[0].argmax(axis=1)
+    difference = np.abs(measured[1][:rows] - expected[1]).mean(axis=(1, 2)) * same
     worst = int(difference.argmax())
     if not difference[worst] <= gate.heatmap:
         raise ExportError(

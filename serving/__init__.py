@@ -1,1 +1,1 @@
-"""Serving: the exported file, its card, predictions over HTTP and as CSV. Nothing here loads torch."""
+"""Serving: one `.onnx` over HTTP. Imports `xtrain`, never `training`; never loads torch."""

@@ -1,35 +1,23 @@
-"""Starting the BentoML server in place of this process, so that signals and the exit code are its own."""
+"""Starts the BentoML server in place of this process, so that signals and the exit code are its own."""
 
 import os
 import socket
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from serving.scheduling.engine import variable
+from serving.settings import Settings
 from xtrain.errors import OutputError
+from xtrain.options import to_environment
 
 
-def launch(
-    model: Path,
-    host: str,
-    port: int,
-    device: str,
-    limits: Mapping[str, object],
-    tokens: Path | None = None,
-    admins: Path | None = None,
-) -> NoReturn:
-    """Replace this process by `bentoml serve` over the model.
+def launch(settings: Settings, host: str, port: int) -> NoReturn:
+    """Replace this process by `bentoml serve` with the settings in its environment.
 
     Args:
-        model: the exported file.
+        settings: what to serve; its paths are made absolute.
         host: address to listen on.
         port: port to listen on.
-        device: `auto`, `cpu`, `cuda` or `tensorrt`.
-        limits: fields of `engine.Limits`.
-        tokens: file of bearer tokens, None for an open door.
-        admins: file of the tokens that may swap the model, None for nobody.
 
     Raises:
         OutputError: the address cannot be listened on.
@@ -45,15 +33,11 @@ def launch(
             ) from error
     environment = {
         **os.environ,
-        "XTRAIN_MODEL": str(model.resolve()),
-        "XTRAIN_DEVICE": device,
-        **{variable(name): str(value) for name, value in limits.items()},
-        **({"XTRAIN_TOKENS": str(tokens.resolve())} if tokens else {}),
-        **({"XTRAIN_ADMIN_TOKENS": str(admins.resolve())} if admins else {}),
+        **to_environment(settings),
         "BENTOML_DO_NOT_TRACK": "True",  # only this word switches telemetry off
     }
-    # The package's own parent is where the service is imported from, whatever folder the user is in.
-    home = str(Path(__file__).resolve().parent.parent)
+    # The folder that holds the package is where the service is imported from, whatever folder the user is in.
+    root = str(Path(__file__).resolve().parent.parent)
     command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Classifier"]
-    command += ["--working-dir", home, "--host", host, "--port", str(port)]
+    command += ["--working-dir", root, "--host", host, "--port", str(port)]
     os.execve(sys.executable, command, environment)

@@ -1,68 +1,140 @@
-"""The one configuration of a run: the paper's recipe of the model with the user's options laid over it.
+"""The one configuration of a run: a recipe of the model with the user's options laid over it.
 
-It is what the click options resolve to, what the trainer reads and what `config.json` holds.
+`TrainConfig` is what the click options resolve to, what the trainer reads and what `config.json` holds; `RunOptions`
+says where and on what a run takes place, which changes nothing that it computes.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from training.models.registry import RECIPES, SWITCHES, check_network, find, find_recipe
+from training.optimizers import OPTIMIZERS, SCHEDULERS
+from training.policies import POLICIES
 from xtrain.data.catalog import HANDWRITTEN
+from xtrain.data.splits import PROTOCOLS, SPLIT_SEED, VAL_FRACTION
 from xtrain.errors import ConfigError
-from training.models.registry import build, find
-from xtrain.data.splits import SPLIT_SEED, VAL_FRACTION
+from xtrain.options import check, described, option, refuse_unknown
 
-OPTIMIZERS = ("adagrad", "adam", "adamw", "nadam", "rmsprop", "sgd")
-SCHEDULERS = ("plateau", "cosine", "onecycle", "none")
-AUGMENTS = ("none", "paper", "strong")
-STATISTICS = ("dataset", "imagenet")
+STATISTICS = ("dataset", "imagenet", "pretrained")
 PRECISIONS = ("auto", "fp32", "bf16")
-RECIPES = ("paper",)
+RECIPES_OWN = "the recipe's"
+_SCHEDULES = "; ".join(f"{name}, {entry.summary}" for name, entry in SCHEDULERS.items())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what a run computes.
 
-    `image_size` None is the data set's own; `crop` a centre crop after resizing; `augment` None is `paper`,
-    but `none` for handwritten digits, whose class a flip can change. `options` are the architecture's switches.
-    `weights` is a file of pretrained weights in place of the published one; `ema` the decay of an exponential
-    moving average of the weights, which is then what is validated and kept.
+    `image_size` None is the data set's own; `crop` a centre crop after resizing, None for none; `augment` None is the
+    recipe's, but `none` for handwritten digits, whose class a flip can change; `switches` are the architecture's
+    booleans that were set.
     """
 
     model: str
     data: str
-    optimizer: str
-    lr: float
-    batch_size: int
-    epochs: int
-    patience: int
-    image_size: int | None
-    crop: int | None
-    statistics: str
-    pretrained: bool
-    plateau_factor: float
-    plateau_patience: int
-    options: dict[str, bool]
-    scheduler: str = "plateau"
-    augment: str | None = None
-    balance: bool = True
-    protocol: str | None = None
-    split_seed: int = SPLIT_SEED
-    val_fraction: float = VAL_FRACTION
-    seed: int = 22
-    weights: str | None = None
-    precision: str = "auto"
-    ema: float | None = None
-    label_smoothing: float = 0.0
-    compile: bool = False
-    deterministic: bool = False
+    recipe: str = option(RECIPES[0], choices=RECIPES, help="Where defaults come from; `xtrain list` shows them.")
+    seed: int = option(22, low=0, help="Seed of the weights, the order of images and augmentation.")
+    protocol: str | None = option(
+        None,
+        choices=PROTOCOLS,
+        default_text="the file's",
+        help="official: the file's own splits; pooled: all rows permuted and divided anew.",
+    )
+    split_seed: int = option(SPLIT_SEED, low=0, high=2**32 - 1, help="Seed of the division into splits.")
+    val_fraction: float = option(
+        VAL_FRACTION,
+        low=0,
+        high=1,
+        open_low=True,
+        open_high=True,
+        applies="data without a validation split",
+        help="Share of the training rows kept for validation.",
+    )
+    optimizer: str = option(choices=tuple(OPTIMIZERS), default_text=RECIPES_OWN, help="Optimizer.")
+    lr: float = option(
+        low=0,
+        open_low=True,
+        default_text="the recipe's; with another optimizer than the recipe's, that optimizer's",
+        help="Learning rate.",
+    )
+    scheduler: str = option(
+        choices=tuple(SCHEDULERS), default_text=RECIPES_OWN, help=f"Learning-rate schedule: {_SCHEDULES}."
+    )
+    plateau_factor: float = option(
+        low=0,
+        high=1,
+        open_low=True,
+        open_high=True,
+        default_text=RECIPES_OWN,
+        applies="`--scheduler plateau`",
+        help="Factor of the learning rate at each drop.",
+    )
+    plateau_patience: int = option(
+        low=0,
+        default_text=RECIPES_OWN,
+        applies="`--scheduler plateau`",
+        help="Epochs without a lower validation loss before the learning rate drops.",
+    )
+    batch_size: int = option(low=2, default_text=RECIPES_OWN, help="Images of one step, over all processes.")
+    epochs: int = option(low=1, default_text=RECIPES_OWN, resume=True, help="Largest number of epochs.")
+    patience: int = option(
+        low=1,
+        default_text=RECIPES_OWN,
+        resume=True,
+        help="Early stopping: epochs without a higher validation accuracy.",
+    )
+    image_size: int | None = option(
+        None, low=1, default_text=RECIPES_OWN, help="Side in pixels that images are resized to for the network."
+    )
+    crop: int | None = None
+    statistics: str = option(
+        choices=STATISTICS,
+        default_text=RECIPES_OWN,
+        help="Mean and standard deviation of the normalisation: of the training rows, of ImageNet, or those that the "
+        "published weights expect.",
+    )
+    augment: str | None = option(
+        None,
+        choices=tuple(POLICIES),
+        default_text="the recipe's; none for handwritten digits",
+        help="Augmentation of the training images.",
+    )
+    balance: bool = option(default_text="the recipe's", help="Draw every class equally often.")
+    pretrained: bool = option(
+        default_text="where there are published weights", help="Start from published ImageNet weights."
+    )
+    weights: str | None = option(
+        None, metavar="FILE", help="File of pretrained weights to use in place of the published one."
+    )
+    label_smoothing: float = option(
+        0.0, low=0, high=1, open_high=True, help="Share of the target spread evenly over all classes."
+    )
+    ema: float | None = option(
+        None,
+        low=0,
+        high=1,
+        open_low=True,
+        open_high=True,
+        metavar="DECAY",
+        help="Validate and keep an exponential moving average of the weights, such as 0.999.",
+    )
+    precision: str = option(
+        "auto", choices=PRECISIONS, help="Mixed precision of the training step; auto: bf16 where the hardware has it."
+    )
+    compile: bool = option(False, switch=True, help="Compile the network with torch.compile.")
+    deterministic: bool = option(
+        False, switch=True, applies="CUDA", help="Give the same bits on every run on a GPU too, slower."
+    )
+    switches: dict[str, bool]
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "TrainConfig":
+    def from_json(cls, values: Mapping[str, Any]) -> "TrainConfig":
         """Read back what `as_json` gave; unknown keys of a newer version are an error.
 
         Raises:
@@ -76,68 +148,99 @@ class TrainConfig:
         return cls(**values)
 
 
-def resolve(model: str, data: str, **given: Any) -> TrainConfig:
-    """Lay the options the user gave (those not None) over the paper's recipe for the model.
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where and on what a run takes place."""
+
+    data_dir: Path | None = option(
+        None,
+        default_text="$XTRAIN_DATA, else ~/.cache/xtrain",
+        help="Folder in which data sets named by name are looked up and downloaded to.",
+    )
+    output: Path | None = option(
+        None,
+        flags=("-o", "--output"),
+        metavar="RUN",
+        default_text="runs/MODEL-DATA-seedSEED",
+        help="Run folder.",
+    )
+    resume: Path | None = option(None, metavar="RUN", help="Continue an interrupted run in its own folder.")
+    device: str = option("auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto: CUDA where it works.")
+    overwrite: bool = option(False, switch=True, help="Replace an earlier run in the same folder.")
+    stream: bool | None = option(
+        None,
+        default_text="if they do not fit the memory",
+        help="Read images from disk as they are needed.",
+    )
+    tensorboard: bool = option(False, switch=True, help="Write TensorBoard events into RUN/tensorboard.")
+
+
+def divide(options: Mapping[str, Any]) -> tuple[RunOptions, dict[str, Any]]:
+    """Divide keyword options into where a run takes place, and settings of `TrainConfig` with those left out None.
 
     Raises:
-        ConfigError: an unknown model or switch, a value out of range, or options that contradict one another.
+        ConfigError: an option of that name does not exist, or a `RunOptions` value is wrong.
+    """
+    refuse_unknown(options, *described(TrainConfig), *described(RunOptions), *SWITCHES)
+    settings = {name: value for name, value in options.items() if value is not None}
+    for name in ("data_dir", "output", "resume", "weights"):
+        if isinstance(settings.get(name), str | Path):
+            settings[name] = str(settings[name]) if name == "weights" else Path(settings[name])
+    run_options = RunOptions(**{name: settings.pop(name) for name in described(RunOptions) if name in settings})
+    check(run_options)
+    switches = {name: settings.pop(name) for name in SWITCHES if name in settings}
+    return run_options, {**settings, "switches": switches} if switches else settings
+
+
+def resolve(model: str, data: str, **settings: Any) -> TrainConfig:
+    """Return a recipe of the model, overridden by the settings that the user chose.
+
+    Args:
+        model: a key of the registry.
+        data: name or path of a data set.
+        settings: fields of `TrainConfig`; those that are None are the recipe's.
+
+    Raises:
+        ConfigError: an unknown model, recipe or switch, a value out of range, or settings that contradict one another.
     """
     architecture = find(model)
-    given = {key: value for key, value in given.items() if value is not None}
-    if "image_size" in given:
-        given.setdefault("crop", None)  # the recipe's crop belongs to the recipe's size
-    if given.get("weights") and "pretrained" not in given:
-        given["pretrained"] = True
-    settings = asdict(architecture.recipe)
-    on_digits = settings.pop("on_digits")
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    recipe = find_recipe(architecture, chosen.get("recipe", RECIPES[0]))
+    values = recipe.values(handwritten=data in HANDWRITTEN)
     if data in HANDWRITTEN:
-        settings |= on_digits
-    settings = {
-        **settings,
-        "pretrained": architecture.pretrained,
-        "options": {},
-        **given,
-    }
-    config = TrainConfig(model=model, data=data, **settings)
-    check(config)
+        values.pop("augment", None)  # settled once the data is loaded: a flip changes a digit
+    if "image_size" in chosen:
+        values.pop("crop", None)  # the recipe's crop belongs to the recipe's size
+    optimizer = chosen.get("optimizer", values["optimizer"])
+    if optimizer != values["optimizer"] and optimizer in OPTIMIZERS:
+        values["lr"] = OPTIMIZERS[optimizer].learning_rate
+    if chosen.get("weights") and "pretrained" not in chosen:
+        values["pretrained"] = True
+    values = {"pretrained": architecture.weights is not None, "switches": {}, **values, **chosen}
+    config = TrainConfig(model=model, data=data, **values)
+    check_config(config)
     return config
 
 
-def check(config: TrainConfig) -> None:
-    """Refuse values out of range and options that contradict one another.
+def check_config(config: TrainConfig) -> None:
+    """Refuse values out of range and settings that contradict one another.
 
     Raises:
         ConfigError: with the reason.
     """
+    check(config)
     architecture = find(config.model)
-    for name, low in (
-        ("batch_size", 2),
-        ("epochs", 1),
-        ("patience", 1),
-        ("plateau_patience", 0),
-        ("seed", 0),
-    ):
-        if getattr(config, name) < low:
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag} is {getattr(config, name)}; it must be at least {low}")
-    if not config.lr > 0:
-        raise ConfigError(f"--lr is {config.lr}; it must be above 0")
-    if not 0 < config.val_fraction < 1:
-        raise ConfigError(f"--val-fraction is {config.val_fraction}; it must be between 0 and 1")
     if config.scheduler == "plateau" and config.patience <= config.plateau_patience:
         raise ConfigError(
             f"--patience {config.patience} is not above the plateau scheduler's {config.plateau_patience}, so the "
             "learning rate would never drop; raise it, lower --plateau-patience or use --scheduler none"
         )
-    if config.pretrained and not architecture.pretrained:
-        raise ConfigError(f"{config.model} has no published weights; leave --pretrained and --weights out")
+    if architecture.weights is None and (config.pretrained or config.statistics == "pretrained"):
+        raise ConfigError(
+            f"{config.model} has no published weights; leave --pretrained, --weights and --statistics pretrained out"
+        )
     if config.weights and not config.pretrained:
         raise ConfigError("--weights and --no-pretrained contradict one another; leave one out")
-    if config.ema is not None and not 0 < config.ema < 1:
-        raise ConfigError(f"--ema is {config.ema}; a decay lies between 0 and 1, such as 0.999")
-    if not 0 <= config.label_smoothing < 1:
-        raise ConfigError(f"--label-smoothing is {config.label_smoothing}; it must be at least 0 and below 1")
-    unknown = sorted(set(config.options) - set(architecture.options))
-    size = (config.crop or config.image_size) if config.image_size else None
-    if unknown or (size is not None and size < architecture.min_size):
-        build(config.model, channels=3, classes=2, image_size=size or architecture.min_size, **config.options)
+    if not all(isinstance(value, bool) for value in config.switches.values()):
+        raise ConfigError(f"the switches {config.switches} are not all true or false")
+    check_network(config.model, config.crop or config.image_size, config.switches)

@@ -23,20 +23,7 @@ def shared_options(command: Decorated) -> Decorated:
     return click.version_option(__version__, prog_name="xtrain")(command)
 
 
-device_option = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute; auto takes CUDA where it works.",
-)
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier command left there.")
-data_dir_option = click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False),
-    envvar="XTRAIN_DATA",
-    help="Folder that data sets named by name are looked up in and downloaded to [env: XTRAIN_DATA].",
-)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the file of an earlier command.")
 
 
 def run(command: click.Command) -> NoReturn:

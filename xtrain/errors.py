@@ -48,7 +48,7 @@ class OutputError(XtrainError):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Say which of `choices` the word was probably meant to be, or list them all."""
+    """Return a hint: which of `choices` the word was probably meant to be, or all of them."""
     names = list(choices)
     matches = difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(matches)}?" if matches else f"choose one of: {', '.join(names)}"

@@ -5,7 +5,7 @@ the tests hold them against it.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import sqrt
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one split; fractions, not percents.
+    """Metrics of one split; fractions, not percents.
 
     `accuracy_interval` is the 95 % Wilson score interval of the accuracy (Wilson 1927), which says how far a
     split of `rows` images can tell two accuracies apart. `auc` is the macro one-versus-rest area under the
@@ -35,24 +35,25 @@ class Metrics:
     ece: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
+        """Return plain JSON values."""
+        return {**asdict(self), "accuracy_interval": list(self.accuracy_interval)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Metrics":
-        """Read back what `as_json` gave."""
+        """Read back what `as_json` gave; keys that are no metrics, such as the protocol beside them, are ignored."""
         low, high = values["accuracy_interval"]
-        return cls(**{**values, "accuracy_interval": (low, high)})
+        known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
+        return cls(**{**known, "accuracy_interval": (low, high)})
 
 
 def confusion_matrix(labels: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
-    """Count (classes, classes): row the true class, column the predicted one."""
+    """Return the confusion matrix (classes, classes) int64, rows are true classes."""
     counts = np.bincount(labels.astype(np.int64) * classes + predicted, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % score interval of a proportion (Wilson 1927); (0, 1) for no trials."""
+    """Return the 95 % score interval of a proportion (Wilson 1927); (0, 1) for no trials."""
     if trials == 0:
         return 0.0, 1.0
     p = successes / trials
@@ -63,7 +64,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
 
 
 def auc_one_versus_rest(labels: NDArray[Any], probabilities: NDArray[Any]) -> float | None:
-    """Macro mean over classes of the Mann-Whitney statistic, ties counted half.
+    """Return the macro mean over classes of the Mann-Whitney statistic, ties counted half.
 
     Args:
         labels: (N,) integers.
@@ -95,7 +96,7 @@ class Bin:
 
 
 def calibration_bins(labels: NDArray[Any], probabilities: NDArray[Any], bins: int = 15) -> list[Bin]:
-    """The calibration curve: equal-width bins of the top class's probability, those without rows left out.
+    """Return the calibration curve: equal-width bins of the top class's probability, those without rows left out.
 
     Args:
         labels: (N,) integers.
@@ -104,23 +105,23 @@ def calibration_bins(labels: NDArray[Any], probabilities: NDArray[Any], bins: in
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)  # (low, high], as there
-    found = []
-    for index in np.unique(place):
-        here = place == index
-        share, mean = float(right[here].mean()), float(confidence[here].mean())
-        found.append(Bin(index / bins, (index + 1) / bins, int(here.sum()), mean, share))
-    return found
+    bin_of_row = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)  # (low, high], as in the paper
+    curve = []
+    for index in np.unique(bin_of_row):
+        inside = bin_of_row == index
+        accuracy, mean = float(right[inside].mean()), float(confidence[inside].mean())
+        curve.append(Bin(index / bins, (index + 1) / bins, int(inside.sum()), mean, accuracy))
+    return curve
 
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float:
-    """Mean distance of confidence and accuracy over the rows (Guo et al. 2017, eq. 3)."""
+    """Return the mean distance of confidence and accuracy over the rows (Guo et al. 2017, eq. 3)."""
     rows = sum(item.rows for item in bins)
     return sum(item.rows * abs(item.confidence - item.accuracy) for item in bins) / rows
 
 
 def evaluate(labels: NDArray[Any], probabilities: NDArray[Any]) -> Metrics:
-    """All figures of one split.
+    """Return all metrics of one split.
 
     Args:
         labels: (N,) integers in [0, classes), N at least 1.
@@ -149,7 +150,7 @@ def evaluate(labels: NDArray[Any], probabilities: NDArray[Any]) -> Metrics:
 
 
 def format_metrics(metrics: Metrics, classes: Sequence[str]) -> str:
-    """Lay the figures out for a person: totals, then recall and precision of every class."""
+    """Return the metrics as text for a person: totals, then recall and precision of every class."""
     low, high = metrics.accuracy_interval
     auc = "-" if metrics.auc is None else f"{metrics.auc:.4f}"
     ece = "-" if metrics.ece is None else f"{metrics.ece:.4f}"

@@ -1,26 +1,19 @@
-"""Around every request: its id, whether it may pass, its figures, and its line in the log."""
+"""Bearer tokens: who may send a request, and who may swap the model."""
 
 import hashlib
 import hmac
-import time
-import uuid
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from serving.http.app import errors
-from serving.http.accesslog import AccessLog
-from serving.http.errors import HTTPError
-from serving.http.metrics import Telemetry
+from serving.settings import Settings
 from xtrain.errors import ConfigError
 
-OPEN = ("/v2/health/", "/metrics", "/v1/openapi.json")
+Access = Literal["open", "token", "admin"]
 
 
 class Tokens:
-    """Bearer tokens, of which any opens the door, so that a new one can be handed out before the old one goes.
+    """Bearer tokens, any of which is accepted, so that a new one can be handed out before the old one is withdrawn.
 
     Only digests are kept, and every one is compared, in constant time.
     """
@@ -30,7 +23,7 @@ class Tokens:
 
     @classmethod
     def read(cls, path: Path) -> "Tokens":
-        """One a line; empty lines and those that start with # do not count.
+        """Read a file with one token a line; empty lines and those that start with # do not count.
 
         Raises:
             ConfigError: unreadable, without a token, or with one that no header can carry.
@@ -45,69 +38,38 @@ class Tokens:
         return cls(tokens)
 
     def accept(self, header: str) -> bool:
-        """Whether an `Authorization` header carries one of them."""
+        """Return whether an `Authorization` header carries one of them."""
         scheme, _, token = header.partition(" ")
-        given = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
-        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return scheme.lower() == "bearer" and any(matches)
 
 
-class Access:
-    """ASGI middleware around the whole app."""
+@dataclass(frozen=True)
+class Authorization:
+    """The tokens of a server; `users` None admits everybody, `admins` None nobody."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, tokens: Tokens | None, admins: Tokens | None = None) -> None:
-        self.app, self.telemetry, self.tokens, self.admins = app, telemetry, tokens, admins
-        self.log = AccessLog()
+    users: Tokens | None = None
+    admins: Tokens | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it, and take down what became of it."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        identifier = scope["request_id"] = _request_id(headers)
-        began, status = time.perf_counter(), 500
+    @classmethod
+    def read(cls, settings: Settings) -> "Authorization":
+        """Read the files that the settings name.
 
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = identifier
-            await send(message)
+        Raises:
+            ConfigError: as `Tokens.read`.
+        """
+        users = Tokens.read(settings.tokens) if settings.tokens else None
+        admins = Tokens.read(settings.admin_tokens) if settings.admin_tokens else None
+        return cls(users, admins)
 
-        path: str = scope["path"]
-        try:
-            needed = self._needed(scope["method"], path, headers.get("authorization", ""))
-            if needed:
-                self.telemetry.rejected.labels(errors.CODES[401]).inc()
-                refusal = HTTPError(401, f"{needed} is needed; send the header Authorization: Bearer TOKEN")
-                await errors.answer(Request(scope), refusal)(scope, receive, watch)
-            else:
-                await self.app(scope, receive, watch)
-        finally:
-            if engine := scope.pop("engine", None):
-                engine.release()
-            if share := scope.pop("share", None):
-                share.give_back()
-            seconds = time.perf_counter() - began
-            route = getattr(scope.get("endpoint"), "__name__", "none")
-            self.telemetry.requests.labels(route, str(status)).inc()
-            self.telemetry.seconds.labels(route).observe(seconds)
-            self.log.add(identifier, scope["method"], path, status, seconds)
-
-    def _needed(self, method: str, path: str, header: str) -> str | None:
-        """What the request lacks, None if it may pass."""
-        admin = self.admins is not None and self.admins.accept(header)
-        if path == "/v1/model" and method == "POST":
-            return None if admin else "an admin's bearer token"
-        if self.tokens is None or path.startswith(OPEN) or admin or self.tokens.accept(header):
+    def missing(self, access: Access, header: str) -> str | None:
+        """Return what an `Authorization` header lacks for an operation; None if it may pass."""
+        if access == "open":
+            return None
+        is_admin = self.admins is not None and self.admins.accept(header)
+        if access == "admin":
+            return None if is_admin else "an admin's bearer token"
+        if self.users is None or is_admin or self.users.accept(header):
             return None
         return "a bearer token"
-
-
-def _request_id(headers: Headers) -> str:
-    """The client's `X-Request-ID` if it is printable and short, else a new one."""
-    given = headers.get("x-request-id", "")
-    if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
-        return given
-    return uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""The access log: a JSON line a request on stdout, written some at a time, since a system call each costs requests."""
+"""The access log: a JSON line a request on stdout, written in groups, since a system call each costs throughput."""
 
 import asyncio
 import atexit
@@ -11,14 +11,14 @@ LONGEST_PATH = 200
 
 
 class AccessLog:
-    """Lines that wait for the next write; the last ones are written when the process ends."""
+    """Buffers lines for `DELAY` seconds; the last ones are written when the process ends."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
         atexit.register(self.write)
 
     def add(self, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
-        """Take down one request; called from the event loop."""
+        """Log one request; called from the event loop."""
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": request_id,
@@ -32,7 +32,7 @@ class AccessLog:
         self._lines.append(json.dumps(line) + "\n")
 
     def write(self) -> None:
-        """Write what waits."""
+        """Write the buffered lines."""
         lines, self._lines = self._lines, []
         if lines:
             try:

@@ -1,8 +1,7 @@
-"""Request bodies: read up to a limit, and turned into images; every fault is the client's and has its status."""
+"""Request bodies: read up to a limit, and parsed into images; every fault is the client's and has its status."""
 
 import asyncio
 import io
-import threading
 import zipfile
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -16,63 +15,18 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from serving.http.context import context
 from serving.http.errors import HTTPError
+from serving.http.operations import MediaType, Operation
+from serving.scheduling.memory import MemoryExhausted
 
 T = TypeVar("T")
 
 MAX_PARTS = 1024
 MAX_JSON = 16 * 1024 * 1024  # Python objects take many times the text's room
-SMALL = 64 * 1024  # bytes that are read sooner than a thread takes them over
+SMALL_BYTES = 64 * 1024  # parsed sooner than a thread takes them over
 # The array of an .npz that is scored: ours, then the test images of the MedMNIST, Kaggle and Keras layouts.
 PREFERRED: tuple[str, ...] = ("images", "test_images", "test_images_shuffled", "x_test")
-
-
-class Memory:
-    """What the bodies of all requests under way take, packed and unpacked, and the `size` in bytes that they may."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.taken, self.lock = size, 0, threading.Lock()
-
-
-class Share:
-    """One request's part of the memory, from its first byte to the end of its answer.
-
-    The first `SMALL` bytes count nothing, so that single images are answered whatever larger bodies take, and what is
-    alone always fits.
-    """
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory, self._length, self._counted, self._over = memory, 0, 0, False
-
-    def take(self, length: int) -> None:
-        """So many bytes more; from any thread.
-
-        Raises:
-            HTTPError: 429, other requests have them.
-        """
-        with self._memory.lock:
-            counted = max(0, self._length + length - SMALL)
-            others = self._memory.taken - self._counted
-            if counted and others and others + counted > self._memory.size:
-                message = f"the requests under way have the {self._memory.size} bytes that bodies may take"
-                raise HTTPError(429, f"{message}; try again in 1 s", {"Retry-After": "1"})
-            if not self._over:
-                self._length += length
-                self._memory.taken, self._counted = others + counted, counted
-
-    def give_back(self) -> None:
-        """The request is over."""
-        with self._memory.lock:
-            self._memory.taken -= self._counted
-            self._counted, self._over = 0, True
-
-
-def share(request: Request) -> Share:
-    """The request's share; the middleware of `access` gives it back."""
-    if "share" not in request.scope:
-        request.scope["share"] = Share(request.app.state.memory)
-    found: Share = request.scope["share"]
-    return found
 
 
 @dataclass(frozen=True)
@@ -83,48 +37,66 @@ class Part:
     content: bytes
 
 
-async def aside(size: int, call: Callable[[], T]) -> T:
-    """Read a body of `size` bytes here if it is small, else on a thread, so that others are answered meanwhile."""
-    return call() if size <= SMALL else await run_in_threadpool(call)
+async def run_off_loop(size: int, call: Callable[[], T]) -> T:
+    """Return `call()`, which parses `size` bytes: on a thread if they are many, so that the loop goes on."""
+    return call() if size <= SMALL_BYTES else await run_in_threadpool(call)
 
 
 def media_type(request: Request) -> str:
-    """The content type without its parameters, in lower case."""
+    """Return the content type without its parameters, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read(request: Request, limit: int, seconds: float) -> bytes:
-    """The body, refused as soon as it is longer than allowed, whatever Content-Length said, or too long on its way.
+def accepted(request: Request) -> tuple[str, MediaType]:
+    """Return the media type of the request's body, and its entry in the operation's table.
 
     Raises:
-        HTTPError: 413 too long, 408 not whole within `seconds`, 400 empty or cut off, 429 no room for it.
+        HTTPError: 415, the operation does not take it.
     """
-    taken = share(request)
+    operation: Operation = request.scope["operation"]
+    kind = media_type(request)
+    if kind in operation.body:
+        return kind, operation.body[kind]
+    if operation.any_body:
+        return next(iter(operation.body.items()))
+    raise HTTPError(415, f"content type {kind or '(none)'} is not taken; send one of {', '.join(operation.body)}")
+
+
+async def read(request: Request) -> bytes:
+    """Return the body, refused as soon as it is longer than allowed, whatever Content-Length said, or takes too long.
+
+    Raises:
+        HTTPError: 415 another media type, 413 too long, 408 not whole in time, 400 empty or cut off.
+        MemoryExhausted: other requests have the memory.
+    """
+    current = context(request)
+    limit = accepted(request)[1].max_bytes(request.app.state.settings)
     too_large = HTTPError(413, f"the body is longer than {limit} bytes; send less at a time")
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdigit() and int(declared[:20]) > limit:
         raise too_large
     parts, length = [], 0
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(current.timeout):
             async for chunk in request.stream():
                 length += len(chunk)
                 if length > limit:
                     raise too_large
-                taken.take(len(chunk))
+                current.memory.reserve(len(chunk))
                 parts.append(chunk)
     except TimeoutError as error:
-        late = f"the body was not whole within {seconds:g} s; send less at a time, or faster"
+        late = f"the body was not whole within {current.timeout:g} s; send less at a time, or faster"
         raise HTTPError(408, late, {"Connection": "close"}) from error
     except ClientDisconnect as error:
         raise HTTPError(400, "the body ended before it was whole; send it again") from error
     if not length:
         raise HTTPError(400, "the body is empty; send the bytes of one image, or many as multipart or npy")
+    current.body_received(request.receive)
     return b"".join(parts)
 
 
 async def files(request: Request, content: bytes) -> list[Part]:
-    """The files of a `multipart/form-data` body, in order.
+    """Return the files of a `multipart/form-data` body, in order.
 
     Raises:
         HTTPError: 400 not multipart, or without a file; 413 too many.
@@ -143,34 +115,34 @@ async def files(request: Request, content: bytes) -> list[Part]:
         raise HTTPError(status, f"the multipart body is not readable: {error.message}") from error
     except KeyError as error:
         raise HTTPError(400, "the multipart body has no boundary in its Content-Type") from error
-    found = [
+    parts = [
         Part(value.filename or name, await value.read())
         for name, value in form.multi_items()
         if isinstance(value, UploadFile)
     ]
     await form.close()
-    if not found:
+    if not parts:
         raise HTTPError(400, "the multipart body has no file; send each image as one, with a filename")
-    return found
+    return parts
 
 
 def array(content: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Images (N, H, W, C) uint8 of an `.npy` body.
+    """Return the images (N, H, W, C) uint8 of an `.npy` body.
 
     Raises:
         HTTPError: 400 not an npy file, or cut off; 422 another dtype or shape.
     """
     try:
-        found = np.load(io.BytesIO(content), allow_pickle=False, max_header_size=4096)
+        loaded = np.load(io.BytesIO(content), allow_pickle=False, max_header_size=4096)
     except Exception as error:  # numpy raises many kinds for bytes that are no array
         raise HTTPError(400, f"the body is no .npy array ({_first(error)}); save it with numpy.save") from error
-    if not isinstance(found, np.ndarray):
+    if not isinstance(loaded, np.ndarray):
         raise HTTPError(400, "the body is an .npz, not an .npy; send one array")
-    return check(found, shape)
+    return check_images(loaded, shape)
 
 
-def check(images: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The array as C-contiguous images (N, H, W, C); a grey model takes (N, H, W) too.
+def check_images(images: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return the array as C-contiguous images (N, H, W, C); a grey model takes (N, H, W) too.
 
     Raises:
         HTTPError: 422 another dtype or shape, or no image.
@@ -178,9 +150,9 @@ def check(images: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[np.uint8
     if shape[2] == 1 and images.shape[1:] == shape[:2]:
         images = images[..., None]
     if images.dtype != np.uint8 or images.shape[1:] != shape:
-        wanted = ", ".join(map(str, shape))
+        sides = ", ".join(map(str, shape))
         raise HTTPError(
-            422, f"the array is {images.dtype} {tuple(images.shape)}; the model takes uint8 (N, {wanted}), unresized"
+            422, f"the array is {images.dtype} {tuple(images.shape)}; the model takes uint8 (N, {sides}), unresized"
         )
     if not len(images):
         raise HTTPError(422, "the array has no image; send at least one")
@@ -188,7 +160,7 @@ def check(images: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[np.uint8
 
 
 def numbers(data: Any) -> NDArray[np.uint8]:
-    """Whole numbers from 0 to 255, as JSON nests them.
+    """Return nested JSON lists of whole numbers from 0 to 255 as an array.
 
     Raises:
         HTTPError: 422 ragged, empty, or other values.
@@ -203,8 +175,8 @@ def numbers(data: Any) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def fields(content: bytes) -> dict[str, Any]:
-    """The JSON object of a body.
+def json_object(content: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body.
 
     Raises:
         HTTPError: 413 longer than `MAX_JSON`; 400 not JSON, or no object.
@@ -212,46 +184,49 @@ def fields(content: bytes) -> dict[str, Any]:
     if len(content) > MAX_JSON:
         raise HTTPError(413, f"the JSON is longer than {MAX_JSON} bytes; send the images as binary data")
     try:
-        found = orjson.loads(content)
+        parsed = orjson.loads(content)
     except ValueError as error:
         raise HTTPError(400, f"the request is not JSON ({str(error)[:100]})") from error
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise HTTPError(400, "the request is not a JSON object")
-    return found
+    return parsed
 
 
-def archive(content: bytes, shape: tuple[int, int, int], limit: int, take: Callable[[int], None]) -> NDArray[np.uint8]:
-    """Images (N, H, W, C) of an `.npz` or `.npy` body.
+def archive(
+    content: bytes, shape: tuple[int, int, int], limit: int, reserve: Callable[[int], None]
+) -> NDArray[np.uint8]:
+    """Return the images (N, H, W, C) of an `.npz` or `.npy` body.
 
     In an `.npz` they are the array called `images`, the test images of the MedMNIST, Kaggle or Keras layout, or the
-    only array. `take` is asked for the bytes that are unpacked, before they are.
+    only array. `reserve` is called with the bytes that are unpacked, before they are.
 
     Raises:
         HTTPError: 400 not readable; 413 more than `limit` bytes once unpacked; 415 packed with bzip2 or LZMA; 422 no
-            such array, or a wrong one; 429 as `take`.
+            such array, or a wrong one.
+        MemoryExhausted: as `reserve`.
     """
     if not content.startswith(b"PK"):
         return array(content, shape)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
             names = {name.removesuffix(".npy"): name for name in packed.namelist()}
-            wanted = [name for name in PREFERRED if name in names]
-            if not wanted and len(names) == 1:
-                wanted = list(names)
-            if not wanted:
+            chosen = [name for name in PREFERRED if name in names]
+            if not chosen and len(names) == 1:
+                chosen = list(names)
+            if not chosen:
                 raise HTTPError(
                     422, f"the .npz holds {', '.join(sorted(names)[:5])}; name the array of images 'images'"
                 )
-            member = packed.getinfo(names[wanted[0]])
+            member = packed.getinfo(names[chosen[0]])
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 # The others zipfile unpacks all at once, however little is read: gigabytes from a few kilobytes.
                 raise HTTPError(415, "the .npz is packed in another way than numpy's; save it with numpy.savez")
             if member.file_size > limit:
                 raise HTTPError(413, f"the array unpacks to {member.file_size} bytes, at most {limit} are taken")
-            take(member.file_size)
+            reserve(member.file_size)
             with packed.open(member) as file:
                 unpacked = file.read(member.file_size)  # as the sender says, but no more
-    except HTTPError:
+    except (HTTPError, MemoryExhausted):
         raise
     except Exception as error:  # zipfile and zlib raise many kinds for damaged archives
         raise HTTPError(400, f"the body is no readable .npz ({_first(error)})") from error

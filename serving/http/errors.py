@@ -1,4 +1,4 @@
-"""What a client is told when there is no answer: one shape, one table of status codes."""
+"""Error responses: one shape, one table of status codes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.http.responses import JSON
-from serving.scheduling.batcher import DeadlinePassed, QueueFull, Stopping
+from serving.http.responses import JSONResponse
 from serving.images.decode import ImageTooLarge, UnreadableImage, UnsupportedImage
+from serving.scheduling.batcher import DeadlinePassed, QueueFull, Stopping
+from serving.scheduling.memory import MemoryExhausted
 
 CODES = {
     400: "unreadable",
@@ -30,13 +31,14 @@ STATUS: dict[type[Exception], int] = {
     UnsupportedImage: 415,
     ImageTooLarge: 413,
     QueueFull: 429,
+    MemoryExhausted: 429,
     Stopping: 503,
     DeadlinePassed: 504,
 }
 
 
 class HTTPError(Exception):
-    """An answer other than 200, with the sentence the client reads."""
+    """A response other than 200, with the message that the client reads."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -44,28 +46,29 @@ class HTTPError(Exception):
 
 
 def describe(error: Exception) -> tuple[int, str]:
-    """Status and message of an error; 500 and no details for one that nobody foresaw."""
+    """Return status and message of an error; 500 and no details for one that is not in the table."""
     if isinstance(error, HTTPError):
         return error.status, error.message
     status = STATUS.get(type(error), 500)
     return status, str(error) if status != 500 else "the model failed on this request; the server's log has more"
 
 
-def body(status: int, message: str) -> dict[str, str]:
-    """`code` and `message`."""
+def error_object(status: int, message: str) -> dict[str, str]:
+    """Return `code` and `message`."""
     return {"code": CODES[status], "message": message}
 
 
-def answer(request: Request, error: Exception) -> Response:
-    """`{"error": {"code", "message", "request_id"}}` with the status, and the header that says what would help."""
+def error_response(request: Request, error: Exception) -> Response:
+    """Return `{"error": {"code", "message", "request_id"}}` with the status and the headers that go with it."""
     status, message = describe(error)
-    content: Mapping[str, Any] = {"error": {**body(status, message), "request_id": request.scope["request_id"]}}
-    # The header too: the answer to an error that nobody foresaw is made outside of the middleware that adds it.
-    headers = {"X-Request-ID": request.scope["request_id"]}
+    request_id = request.scope["context"].id
+    content: Mapping[str, Any] = {"error": {**error_object(status, message), "request_id": request_id}}
+    # The id here too: the response to an unforeseen error is made outside of the middleware that adds it.
+    headers = {"X-Request-ID": request_id}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, HTTPError):
         headers |= error.headers
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | MemoryExhausted):
         headers["Retry-After"] = str(error.retry_after)
-    return JSON(content, status, headers)
+    return JSONResponse(content, status, headers)

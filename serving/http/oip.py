@@ -11,56 +11,54 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from serving.http.app import bodies
-from serving.http.responses import JSON, render
-from serving.model.card import HEATMAP, INPUT, OUTPUT
-from serving.scheduling.engine import Engine, held
+from serving.http import bodies
+from serving.http.context import context, engine
 from serving.http.errors import HTTPError
+from serving.http.responses import JSONResponse, render
+from serving.model.card import HEATMAP, INPUT, OUTPUT
+from serving.scheduling.engine import Engine
 from xtrain import __version__
 
 HEADER = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One output that the client asks for."""
+class RequestedOutput:
+    """One output that the client asks for, and whether as binary."""
 
     name: str
     binary: bool
 
 
 async def live(request: Request) -> Response:
-    """The server answers."""
-    return JSON({"live": True})
+    """Answer that the server is alive."""
+    return JSONResponse({"live": True})
 
 
 async def ready(request: Request) -> Response:
-    """The server and its model are ready; 503 until then."""
-    held(request)
-    return JSON({"ready": True})
+    """Answer that the server and its model are ready; 503 until then."""
+    engine(request)
+    return JSONResponse({"ready": True})
 
 
 async def server(request: Request) -> Response:
-    """Name, version and extensions of the server."""
-    return JSON({"name": "xtrain", "version": __version__, "extensions": ["binary_tensor_data"]})
+    """Answer with name, version and extensions of the server."""
+    return JSONResponse({"name": "xtrain", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 async def model_ready(request: Request) -> Response:
-    """The model of that name is ready."""
-    engine = _named(request)
-    return JSON({"name": engine.card.name, "ready": True})
+    """Answer that the model of that name is ready."""
+    return JSONResponse({"name": _named_engine(request).card.name, "ready": True})
 
 
 async def metadata(request: Request) -> Response:
-    """Tensors of the model."""
-    engine = _named(request)
-    card = engine.card
+    """Answer with the tensors of the model."""
+    card = _named_engine(request).card
     outputs = [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(card.classes)]}]
     if card.explain is not None:
         outputs.append({"name": HEATMAP, "datatype": "FP32", "shape": [-1, 1, *card.shape[:2]]})
-    return JSON(
+    return JSONResponse(
         {
             "name": card.name,
             "versions": [card.version],
@@ -73,75 +71,70 @@ async def metadata(request: Request) -> Response:
 
 async def infer(request: Request) -> Response:
     """Run the model on one tensor of images, as JSON or binary, and answer in the form asked for."""
-    engine = _named(request)
-    content = await bodies.read(request, engine.limits.max_batch_bytes, engine.limits.timeout)
+    model, current = _named_engine(request), context(request)
+    content = await bodies.read(request)
 
-    def parsed() -> tuple[dict[str, Any], NDArray[np.uint8], list[Wanted]]:
+    def parsed() -> tuple[dict[str, Any], NDArray[np.uint8], list[RequestedOutput]]:
         head, rest = _split(request, content)
-        return head, _images(head, rest, engine), _outputs(head, engine)
+        return head, _images(head, rest, model), _requested_outputs(head, model)
 
-    head, images, wanted = await bodies.aside(len(content), parsed)
-    if any(output.name == HEATMAP for output in wanted):
-        probabilities, heatmaps = await engine.explain(images)
-        found: dict[str, NDArray[np.float32]] = {OUTPUT: probabilities, HEATMAP: heatmaps[:, None]}
+    head, images, requested = await bodies.run_off_loop(len(content), parsed)
+    if any(output.name == HEATMAP for output in requested):
+        probabilities, heatmaps = await model.predict_and_explain(images, current.deadline)
+        tensors: dict[str, NDArray[np.float32]] = {OUTPUT: probabilities, HEATMAP: heatmaps[:, None]}
     else:
-        found = {OUTPUT: await engine.predict(images)}
+        tensors = {OUTPUT: await model.predict(images, current.deadline)}
     identifier = head.get("id")
-    answer: dict[str, Any] = {"model_name": engine.card.name, "model_version": engine.card.version, "outputs": []}
+    answer: dict[str, Any] = {"model_name": model.card.name, "model_version": model.card.version}
     if isinstance(identifier, str):
         answer["id"] = identifier
-    tail = []
-    for output in wanted:
-        values = found[output.name]
+    return _encoded(answer, requested, tensors)
+
+
+def _encoded(
+    answer: dict[str, Any], requested: list[RequestedOutput], tensors: dict[str, NDArray[np.float32]]
+) -> Response:
+    """Return the response: JSON, followed by the binary tensors where any was asked for."""
+    outputs, binary = [], []
+    for output in requested:
+        values = tensors[output.name]
         entry: dict[str, Any] = {"name": output.name, "datatype": "FP32", "shape": list(values.shape)}
         if output.binary:
             raw = values.astype("<f4", copy=False).tobytes()
             entry["parameters"] = {"binary_data_size": len(raw)}
-            tail.append(raw)
+            binary.append(raw)
         else:
             entry["data"] = values.ravel()
-        answer["outputs"].append(entry)
-    if not tail:
-        return JSON(answer)
-    text = render(answer)
-    return Response(b"".join([text, *tail]), media_type="application/octet-stream", headers={HEADER: str(len(text))})
+        outputs.append(entry)
+    if not binary:
+        return JSONResponse({**answer, "outputs": outputs})
+    text = render({**answer, "outputs": outputs})
+    headers = {HEADER: str(len(text))}
+    return Response(b"".join([text, *binary]), media_type="application/octet-stream", headers=headers)
 
 
-def routes() -> list[Route]:
-    """All of /v2."""
-    model = "/v2/models/{name}"
-    pairs = [
-        ("/v2", server, "GET"),
-        ("/v2/health/live", live, "GET"),
-        ("/v2/health/ready", ready, "GET"),
-    ]
-    for base in (model, model + "/versions/{version}"):
-        pairs += [(base, metadata, "GET"), (base + "/ready", model_ready, "GET"), (base + "/infer", infer, "POST")]
-    return [Route(path, endpoint, methods=[method]) for path, endpoint, method in pairs]
-
-
-def _named(request: Request) -> Engine:
-    """The engine if the path names its model, and its version where one is named."""
-    engine = held(request)
+def _named_engine(request: Request) -> Engine:
+    """Return the engine if the path names its model, and its version where one is named."""
+    model = engine(request)
     name, version = request.path_params["name"], request.path_params.get("version")
-    if name != engine.card.name or version not in (None, engine.card.version):
-        raise HTTPError(404, f"this server has the model {engine.card.name}, version {engine.card.version}, no other")
-    return engine
+    if name != model.card.name or version not in (None, model.card.version):
+        raise HTTPError(404, f"this server has the model {model.card.name}, version {model.card.version}, no other")
+    return model
 
 
 def _split(request: Request, content: bytes) -> tuple[dict[str, Any], bytes]:
-    """The JSON head and the binary rest of a body."""
-    given = request.headers.get(HEADER)
+    """Return the JSON head and the binary rest of a body."""
+    header = request.headers.get(HEADER)
     length = len(content)
-    if given is not None:
-        if not (given.isascii() and given.isdigit() and int(given[:12]) <= len(content)):
+    if header is not None:
+        if not (header.isascii() and header.isdigit() and int(header[:12]) <= len(content)):
             raise HTTPError(400, f"{HEADER} is not a length within the body")
-        length = int(given)
-    return bodies.fields(content[:length]), content[length:]
+        length = int(header)
+    return bodies.json_object(content[:length]), content[length:]
 
 
-def _images(head: dict[str, Any], rest: bytes, engine: Engine) -> NDArray[np.uint8]:
-    """The one input tensor as (N, H, W, C) uint8."""
+def _images(head: dict[str, Any], rest: bytes, model: Engine) -> NDArray[np.uint8]:
+    """Return the one input tensor as (N, H, W, C) uint8."""
     inputs = head.get("inputs")
     if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], dict)):
         raise HTTPError(422, f"the request needs one input, {INPUT}")
@@ -164,24 +157,24 @@ def _images(head: dict[str, Any], rest: bytes, engine: Engine) -> NDArray[np.uin
         count *= side
     if count != values.size:
         raise HTTPError(422, f"the shape {shape[:8]} has {count} values, the data {values.size}")
-    return bodies.check(values.reshape(shape), engine.card.shape)
+    return bodies.check_images(values.reshape(shape), model.card.shape)
 
 
-def _outputs(head: dict[str, Any], engine: Engine) -> list[Wanted]:
-    """The outputs asked for; by default the probabilities."""
+def _requested_outputs(head: dict[str, Any], model: Engine) -> list[RequestedOutput]:
+    """Return the outputs asked for; by default the probabilities."""
     parameters = head.get("parameters") or {}
     everything = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
-    asked = head.get("outputs") or [{"name": OUTPUT}]
-    if not (isinstance(asked, list) and all(isinstance(item, dict) for item in asked)):
+    entries = head.get("outputs") or [{"name": OUTPUT}]
+    if not (isinstance(entries, list) and all(isinstance(item, dict) for item in entries)):
         raise HTTPError(422, "outputs is not a list of objects")
-    names = [OUTPUT, HEATMAP] if engine.card.explain is not None else [OUTPUT]
-    wanted = []
-    for item in asked:
+    names = [OUTPUT, HEATMAP] if model.card.explain is not None else [OUTPUT]
+    requested = []
+    for item in entries:
         if item.get("name") not in names:
             raise HTTPError(422, f"the outputs are {', '.join(names)}")
         options = item.get("parameters") or {}
         binary = options.get("binary_data", everything) if isinstance(options, dict) else everything
-        wanted.append(Wanted(item["name"], binary is True))
-    if len({output.name for output in wanted}) < len(wanted):
+        requested.append(RequestedOutput(item["name"], binary is True))
+    if len({output.name for output in requested}) < len(requested):
         raise HTTPError(422, "an output is named twice")
-    return wanted
+    return requested

@@ -1,29 +1,29 @@
-"""The OpenAPI description of the routes, at `/v1/openapi.json` and behind the Swagger page; a fuzzer checks it."""
+"""The OpenAPI description, made of the table of operations; at `/v1/openapi.json` and behind the Swagger page."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from serving.scheduling.engine import Limits
+from starlette.responses import Response
+
 from serving.http.errors import CODES
-from serving.images.decode import MAX_PIXELS, MEDIA_TYPES
+from serving.http.operations import MediaType, Operation, Schema
+from serving.http.responses import JSONResponse
+from serving.images.decode import MAX_PIXELS
+from serving.settings import Settings
 from xtrain import __version__
 
-Spec = dict[str, Any]
-
-BINARY: Spec = {"type": "string", "format": "binary"}
-NUMBER: Spec = {"type": "number"}
-TEXT: Spec = {"type": "string"}
-COUNT: Spec = {"type": "integer", "minimum": 0}
+NUMBER: Schema = {"type": "number"}
+TEXT: Schema = {"type": "string"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
 WHEN = {
     400: "unreadable: no image, no array, cut off, not what its type says",
     401: "no bearer token, where the server asks for one",
     404: "no such path, model or version",
-    405: "another method",
-    408: "the head or the body did not come in time",
+    408: "the body was not whole in time",
     413: "too many bytes or pixels",
     415: "another content type, or several pages in a file",
     422: "wrong shape, dtype or option",
-    429: "the queue is full, or other requests have the memory for bodies; Retry-After says how long",
-    431: "a head that is too long",
+    429: "the queue is full, or other requests have the memory; Retry-After says how long",
     500: "the server's own fault",
     503: "loading or stopping",
     504: "no answer in time",
@@ -44,160 +44,125 @@ PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-OPTIONS: list[Spec] = [
-    {
-        "name": "top",
-        "in": "query",
-        "description": "that many best classes",
-        "schema": {"type": "integer", "minimum": 1},
-    },
-    {
-        "name": "explain",
-        "in": "query",
-        "description": "a PNG overlay of the heatmap, where the model has one",
-        "schema": {"type": "boolean"},
-    },
-]
 
 
-def describe(limits: Limits) -> Spec:
-    """The whole document, OpenAPI 3.1."""
-    images = {kind: {"schema": BINARY} for kind in MEDIA_TYPES}
-    npy = {"application/x-npy": {"schema": BINARY}}
-    form = {"multipart/form-data": {"schema": _object({"image": {"type": "array", "items": BINARY}})}}
-    packed = {kind: {"schema": BINARY} for kind in ("application/octet-stream", "application/zip", "application/x-npz")}
-    tensors = {
-        "application/json": {"schema": _ref("InferRequest")},
-        "application/octet-stream": {"schema": BINARY},
-    }
-    paths: Spec = {
-        "/v1/predict": {
-            "post": _operation(
-                "Classes and probabilities of an image, of the files of a form, or of the rows of an array.",
-                {**_json("Predictions")},
-                body={**images, **form, **npy},
-                parameters=OPTIONS,
-            )
-        },
-        "/v1/classify": {
-            "post": _operation(
-                "The same for pixels as JSON; what bentoml.SyncHTTPClient calls.",
-                _json("Predictions"),
-                body={"application/json": {"schema": _ref("Pixels")}},
-            )
-        },
-        "/v1/score": {
-            "post": _operation(
-                "The ID,CLASS table of all images, complete or an error.",
-                {"text/csv": {"schema": TEXT}},
-                body={**npy, **packed},
-            )
-        },
-        "/v1/model": {
-            "get": _operation("The card of the model that answers.", _json("Card")),
-            "post": _operation(
-                "Let another file of the model's folder answer; needs an admin's token.",
-                _json("Model"),
-                body={"application/json": {"schema": _object({"path": TEXT}, ["path"])}},
-            ),
-        },
-        "/v2": {"get": _operation("The server.", _json("Server"))},
-        "/v2/health/live": {"get": _operation("Whether it answers.", _json("Live"))},
-        "/v2/health/ready": {"get": _operation("Whether its model is ready.", _json("Ready"))},
-        "/metrics": {"get": _operation("Prometheus figures.", {"text/plain": {"schema": TEXT}})},
-    }
-    for base, names in (("/v2/models/{name}", ["name"]), ("/v2/models/{name}/versions/{version}", ["name", "version"])):
-        path = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in names]
-        infer = _operation("Run it on a tensor of images.", tensors, body=tensors, parameters=path)
-        infer["responses"]["200"]["content"]["application/json"]["schema"] = _ref("InferAnswer")
-        paths[base] = {"get": _operation("Tensors of the model.", _json("Metadata"), parameters=path)}
-        paths[f"{base}/ready"] = {"get": _operation("Whether it is ready.", _json("ModelReady"), parameters=path)}
-        paths[f"{base}/infer"] = {"post": infer}
+def response(operations: Sequence[Operation], settings: Settings) -> Response:
+    """Return the description as a JSON response."""
+    return JSONResponse(describe(operations, settings))
+
+
+def describe(operations: Sequence[Operation], settings: Settings) -> dict[str, Any]:
+    """Return the whole document, OpenAPI 3.1.
+
+    Args:
+        operations: the table.
+        settings: whose limits are told.
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "xtrain",
             "version": __version__,
             "description": "Image classification with one exported file. For research, not for diagnosis.\n\n"
-            f"Limits: {limits.max_bytes} bytes of one image, {limits.max_batch_bytes} of many, {MAX_PIXELS} pixels, "
-            f"{limits.max_queue} images waiting, {limits.timeout:g} s.",
+            f"Limits: {settings.max_bytes} bytes of one image, {settings.max_batch_bytes} of many, {MAX_PIXELS} pixels,"
+            f" {settings.max_queue} images waiting, {settings.timeout:g} s. Other paths below /v1 and /v2 are answered "
+            "with 404, other methods with 405, heads that are too long with 431 and those that take too long with 408.",
         },
         "paths": paths,
         "components": {"schemas": _schemas(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
-        "security": [{}, {"token": []}],
     }
 
 
-def _operation(summary: str, answer: Spec, body: Spec | None = None, parameters: list[Spec] | None = None) -> Spec:
-    """One route and method: its 200, and every error of the table in the one shape."""
-    errors = {str(status): {"description": WHEN[status], "content": _json("Error")} for status in CODES}
-    operation: Spec = {
-        "summary": summary,
-        "responses": {"200": {"description": "done", "content": answer}, **errors},
+def _operation(operation: Operation) -> dict[str, Any]:
+    """Return the description of one operation: its 200, and the errors that it can give, in the one shape."""
+    error = {"application/json": {"schema": ref("Error")}}
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "responses": {
+            "200": {"description": "done", "content": _content(operation.responses)},
+            **{str(status): {"description": WHEN[status], "content": error} for status in operation.all_statuses},
+        },
+        "security": {"open": [], "token": [{}, {"token": []}], "admin": [{"token": []}]}[operation.access],
     }
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": body}
-    if parameters:
-        operation["parameters"] = parameters
-    return operation
+    if operation.body:
+        described["requestBody"] = {"required": True, "content": _content(operation.body)}
+    if operation.parameters:
+        described["parameters"] = list(operation.parameters)
+    return described
 
 
-def _json(name: str) -> Spec:
-    return {"application/json": {"schema": _ref(name)}}
+def _content(media_types: Any) -> dict[str, Any]:
+    entries: dict[str, MediaType] = dict(media_types)
+    return {kind: {"schema": entry.schema} for kind, entry in entries.items()}
 
 
-def _ref(name: str) -> Spec:
+def query(name: str, schema: Schema, description: str) -> Schema:
+    """Return the description of a query parameter."""
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def path_parameter(name: str) -> Schema:
+    """Return the description of a path parameter."""
+    return {"name": name, "in": "path", "required": True, "schema": TEXT}
+
+
+def ref(name: str) -> Schema:
+    """Return a reference to one of the schemas."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _object(properties: Spec, required: list[str] | None = None) -> Spec:
+def object_schema(properties: Schema, required: list[str] | None = None) -> Schema:
+    """Return the schema of an object whose properties are all required, or those that are named."""
     return {"type": "object", "properties": properties, "required": required or list(properties)}
 
 
-def _list(items: Spec) -> Spec:
+def _list(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
-def _schemas() -> Spec:
-    """What goes in and out as JSON."""
+def _schemas() -> Schema:
+    """Return the schemas of what goes in and out as JSON."""
     ranked = {"class": COUNT, "label": TEXT, "probability": NUMBER}
     named = {"model": TEXT, "version": TEXT, "sha256": TEXT}
-    fault = _object({"code": {"enum": sorted(set(CODES.values()))}, "message": TEXT})
+    fault = object_schema({"code": {"enum": sorted(set(CODES.values()))}, "message": TEXT})
     prediction = {
         **ranked,
         "probabilities": _list(NUMBER),
-        "top": _list(_object(ranked)),
+        "top": _list(object_schema(ranked)),
         "heatmap": TEXT,
         "name": TEXT,
     }
-    failed = _object({"name": TEXT, "error": fault})
-    pixel: Spec = {"type": "integer", "minimum": 0, "maximum": 255}
+    failed = object_schema({"name": TEXT, "error": fault})
+    pixel: Schema = {"type": "integer", "minimum": 0, "maximum": 255}
     data = {"anyOf": [_list(pixel), _list({"type": "array"})]}
     tensor = {"name": TEXT, "shape": _list(COUNT), "datatype": TEXT, "data": data, "parameters": {"type": "object"}}
-    wanted = _object({"name": TEXT, "parameters": {"type": "object"}}, ["name"])
-    output = _object({"name": TEXT, "shape": _list(COUNT), "datatype": TEXT}, ["name", "shape", "datatype"])
-    described = _object({"name": TEXT, "datatype": TEXT, "shape": _list({"type": "integer"})})
+    wanted = object_schema({"name": TEXT, "parameters": {"type": "object"}}, ["name"])
+    output = object_schema({"name": TEXT, "shape": _list(COUNT), "datatype": TEXT}, ["name", "shape", "datatype"])
+    described = object_schema({"name": TEXT, "datatype": TEXT, "shape": _list({"type": "integer"})})
     return {
-        "Error": _object({"error": {**fault, "properties": {**fault["properties"], "request_id": TEXT}}}),
-        "Predictions": _object(
+        "Error": object_schema({"error": {**fault, "properties": {**fault["properties"], "request_id": TEXT}}}),
+        "Predictions": object_schema(
             {
                 **named,
                 "predictions": _list(
-                    {"anyOf": [_object(prediction, ["class", "label", "probability", "probabilities"]), failed]}
+                    {"anyOf": [object_schema(prediction, ["class", "label", "probability", "probabilities"]), failed]}
                 ),
             }
         ),
-        "Pixels": _object(
+        "Pixels": object_schema(
             {"images": _list(_list(_list(_list(pixel)))), "top": {"type": ["integer", "null"], "minimum": 1}},
             ["images"],
         ),
-        "Card": _object({"sha256": TEXT, "name": TEXT, "version": TEXT, "classes": _list(TEXT)}),
-        "Model": _object(named),
-        "Server": _object({"name": TEXT, "version": TEXT, "extensions": _list(TEXT)}),
-        "Live": _object({"live": {"type": "boolean"}}),
-        "Ready": _object({"ready": {"type": "boolean"}}),
-        "ModelReady": _object({"name": TEXT, "ready": {"type": "boolean"}}),
-        "Metadata": _object(
+        "Card": object_schema({"sha256": TEXT, "name": TEXT, "version": TEXT, "classes": _list(TEXT)}),
+        "Model": object_schema(named),
+        "Server": object_schema({"name": TEXT, "version": TEXT, "extensions": _list(TEXT)}),
+        "Live": object_schema({"live": {"type": "boolean"}}),
+        "Ready": object_schema({"ready": {"type": "boolean"}}),
+        "ModelReady": object_schema({"name": TEXT, "ready": {"type": "boolean"}}),
+        "Metadata": object_schema(
             {
                 "name": TEXT,
                 "versions": _list(TEXT),
@@ -206,14 +171,14 @@ def _schemas() -> Spec:
                 "outputs": _list(described),
             }
         ),
-        "InferRequest": _object(
+        "InferRequest": object_schema(
             {
                 "id": TEXT,
-                "inputs": _list(_object(tensor, ["name", "shape", "datatype"])),
+                "inputs": _list(object_schema(tensor, ["name", "shape", "datatype"])),
                 "outputs": _list(wanted),
                 "parameters": {"type": "object"},
             },
             ["inputs"],
         ),
-        "InferAnswer": _object({"model_name": TEXT, "model_version": TEXT, "outputs": _list(output)}),
+        "InferResponse": object_schema({"model_name": TEXT, "model_version": TEXT, "outputs": _list(output)}),
     }

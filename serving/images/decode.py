@@ -5,6 +5,7 @@ Limits are checked on the header, before a pixel is decoded, so that a small fil
 
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,27 @@ def decode(content: bytes, shape: tuple[int, int, int], max_pixels: int = MAX_PI
     """Decode one image to the model's native (H, W, C) uint8.
 
     Raises:
-        UnreadableImage, UnsupportedImage, ImageTooLarge: as `picture`.
+        UnreadableImage, UnsupportedImage, ImageTooLarge: as `decode_image`.
     """
-    return fit(picture(content, max_pixels), shape)
+    return fit(decode_image(content, max_pixels), shape)
 
 
-def picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode one image file as `decode_image` does.
+
+    Raises:
+        UnreadableImage: no such file, or as `decode_image`.
+        UnsupportedImage, ImageTooLarge: as `decode_image`.
+    """
+    try:
+        return decode_image(path.read_bytes(), max_pixels)
+    except OSError as error:
+        raise UnreadableImage(f"{path}: {error.strerror or error}; name an image file") from error
+    except XtrainError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image, upright, 8 bits a channel, in mode `L` or `RGB`.
 
     EXIF orientation is applied; transparency is laid over white, the background of a bright-field slide;
@@ -71,7 +87,7 @@ def picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
                     raise UnsupportedImage(f"the {image.format} file holds several images; send one at a time")
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
-                return _plain(image)
+                return _eight_bit(image)
     except XtrainError:
         raise
     except UnidentifiedImageError as error:
@@ -82,8 +98,13 @@ def picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise UnreadableImage(f"the image is damaged ({type(error).__name__}: {error}); send it again whole") from error
 
 
+def convert_image(image: Image.Image) -> Image.Image:
+    """Return a Pillow image of any mode as `decode_image` would: upright, 8 bits a channel, in mode `L` or `RGB`."""
+    return _eight_bit(ImageOps.exif_transpose(image))
+
+
 def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Bring an image of `picture` to the native (H, W, C) uint8.
+    """Return an image of `decode_image` as the native (H, W, C) uint8.
 
     Other sizes are resized with Pillow's BILINEAR, which from a 224x224 tile gives the very bytes of PathMNIST.
     """
@@ -94,7 +115,7 @@ def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8).reshape(shape)
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image) -> Image.Image:
     """Convert any mode to `L` or `RGB`, 8 bits a channel."""
     if image.mode.startswith(("I", "F")):
         return _sixteen_bit(image)
@@ -106,11 +127,11 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The image itself where it has the mode already: `convert` would copy it."""
+    """Return the image itself where it has the mode already: `convert` would copy it."""
     return image if image.mode == mode else image.convert(mode)
 
 
 def _sixteen_bit(image: Image.Image) -> Image.Image:
-    """The upper 8 of 16 bits; values outside 0 to 65535 are clipped."""
+    """Return the upper 8 of 16 bits; values outside 0 to 65535 are clipped."""
     values: NDArray[Any] = np.asarray(image, dtype=np.float64)
     return Image.fromarray((np.clip(values, 0, 65535) // 256).astype(np.uint8))

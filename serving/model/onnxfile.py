@@ -35,7 +35,7 @@ class Contents:
 
 
 def read(path: Path) -> Contents:
-    """Walk through the file.
+    """Return the properties of the file, and whether it refers to others.
 
     Raises:
         ModelFileError: missing, unreadable, or not an ONNX file.
@@ -52,33 +52,33 @@ def read(path: Path) -> Contents:
 
 
 def sidecar(path: Path) -> Path:
-    """Where the digest of a model file lies: `M.onnx.sha256`, in the format of `sha256sum`."""
+    """Return the path of a model file's digest: `M.onnx.sha256`, in the format of `sha256sum`."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def sha256(path: Path) -> str:
-    """Digest of the file's bytes, in hexadecimal."""
+    """Return the SHA-256 of the file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(path: Path) -> str:
-    """Digest of the file, held against the one beside it where there is one.
+    """Return the SHA-256 of the file, compared with the one beside it where there is one.
 
     Raises:
         ModelFileError: they differ.
     """
     try:
-        found = sha256(path)
+        digest = sha256(path)
         beside = sidecar(path)
-        words = beside.read_text(encoding="utf-8").split() if beside.is_file() else [found]
+        words = beside.read_text(encoding="utf-8").split() if beside.is_file() else [digest]
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: its digest cannot be read ({error})") from error
-    if not words or words[0] != found:
+    if not words or words[0] != digest:
         raise ModelFileError(
-            f"{path}: SHA-256 {found} is not that of {beside.name}; the file was changed or cut short, copy it again"
+            f"{path}: SHA-256 {digest} is not that of {beside.name}; the file was changed or cut short, copy it again"
         )
-    return found
+    return digest
 
 
 def _model(data: mmap.mmap) -> Contents:
@@ -104,7 +104,7 @@ def _model(data: mmap.mmap) -> Contents:
 
 
 def _graph(data: mmap.mmap, place: slice) -> bool:
-    """Whether any tensor of a graph, or of a graph inside it, is external."""
+    """Return whether any tensor of a graph, or of a graph inside it, is external."""
     for number, value in _fields(data, place):
         if number == GRAPH_INITIALIZER and _tensor(data, _place(value)):
             return True
@@ -152,7 +152,7 @@ def _place(value: Value) -> slice:
 
 
 def _fields(data: mmap.mmap, place: slice) -> Iterator[tuple[int, Value]]:
-    """Field numbers and values of one message, in order."""
+    """Yield the field numbers and values of one message, in order."""
     at, end = place.start, place.stop
     while at < end:
         tag, at = _varint(data, at)
@@ -176,7 +176,7 @@ def _fields(data: mmap.mmap, place: slice) -> Iterator[tuple[int, Value]]:
 
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    """A base-128 number and the place behind it."""
+    """Return a base-128 number and the position behind it."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[at]

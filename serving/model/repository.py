@@ -1,4 +1,4 @@
-"""The one folder whose models may be swapped in while the server runs."""
+"""The model repository: the one folder whose files may be loaded while the server runs."""
 
 from pathlib import Path
 
@@ -6,17 +6,18 @@ from serving.model.predictor import Predictor
 from xtrain.errors import ModelFileError
 
 
-class Shelf:
+class ModelRepository:
     """A folder of exported files."""
 
     def __init__(self, folder: Path, device: str, threads: int = 0) -> None:
+        """Remember the folder, and the device and threads that its models are loaded with."""
         self.folder, self.device, self.threads = folder.resolve(), device, threads
 
-    def take(self, name: str) -> Predictor:
+    def load(self, name: str) -> Predictor:
         """Load, verify and warm up a file of the folder.
 
         Args:
-            name: its path, absolute or from the folder; links are followed before it is judged.
+            name: its path, absolute or relative to the folder; links are followed before it is checked.
 
         Raises:
             ModelFileError: outside of the folder, or not a file that can be trusted.

@@ -1,4 +1,4 @@
-"""The Kaggle CSV, from the command line and over HTTP the same."""
+"""The Kaggle CSV, the same from the command line and over HTTP."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ HEADER = ["ID", "CLASS"]
 
 
 def submission(probabilities: NDArray[np.float32]) -> str:
-    """The whole text: a header, then a row an image in order, `ID` from 0 and the top class."""
+    """Return the CSV text: a header, then a row an image in order, `ID` from 0 and the index of the top class."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(HEADER)

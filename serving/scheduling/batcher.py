@@ -1,7 +1,7 @@
-"""An asyncio micro-batcher: single requests in, runs of many images out, each request its own answer back.
+"""An asyncio micro-batcher: single requests in, runs of many images out, each request its own result back.
 
-While a run is under way, requests gather; when it ends, what has gathered is the next run. So an idle server answers
-at once, and a busy one forms larger batches the busier it is, with no timer to tune.
+While a run is under way, requests queue; when it ends, the queue is the next run. So an idle server answers at once,
+and a busy one forms larger batches the busier it is, with no timer to tune.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class QueueFull(Exception):
 
 
 class DeadlinePassed(Exception):
-    """The answer was not there in time; the request was not run, or its result was thrown away."""
+    """The deadline passed; the request was not run, or its result was discarded."""
 
 
 class Stopping(Exception):
@@ -40,19 +40,19 @@ class Stopping(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Item:
-    """One request: its images, and where its answer goes."""
+    """One request: its images, and the future of its result."""
 
     images: Images
-    answer: "asyncio.Future[list[NDArray[Any]]]"
-    entered: float
+    result: "asyncio.Future[list[NDArray[Any]]]"
+    enqueued: float
     waiting: bool = True
 
 
 class Batcher:
-    """Collects requests and runs them together on a thread of its own.
+    """Queues requests and runs them together on a thread of its own.
 
-    Every request gets exactly one answer, its own: its slice of a run, or the error that running it alone raises. A
-    batch that fails is run again request by request, so that only the guilty one fails.
+    Every request gets exactly one result, its own: its slice of a run, or the error that running it alone raises. A
+    batch that fails is run again request by request, so that only the request at fault fails.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Batcher:
             max_batch: images of one run; a request of more runs alone.
             max_delay_ms: how long an idle batcher waits for more before it runs less than that.
             max_queue: images that may wait; beyond, requests are refused.
-            on_batch: told of every run: its images, the seconds each request was queued, the seconds it ran.
+            on_batch: called after every run with its images, the seconds each request was queued, the seconds it ran.
         """
         if max_batch < 1 or max_queue < 1 or max_delay_ms < 0:
             raise ValueError("max_batch and max_queue must be at least 1, max_delay_ms at least 0")
@@ -81,7 +81,7 @@ class Batcher:
         self._queue: deque[_Item] = deque()
         self._rows = 0
         self._signal: asyncio.Future[None] | None = None  # what the sleeping worker waits for
-        self._runs: set[asyncio.Task[None]] = set()  # the one on the thread, and one that is to follow it at once
+        self._runs: set[asyncio.Task[None]] = set()  # the one on the thread, and one that follows it at once
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
         self._worker: asyncio.Task[None] | None = None
         self._closing = False
@@ -93,11 +93,11 @@ class Batcher:
         return self._rows
 
     async def submit(self, images: Images, timeout: float | None = None) -> list[NDArray[Any]]:
-        """The run's outputs for these images (n, H, W, C), n at least 1.
+        """Return the run's outputs for these images (n, H, W, C), n at least 1.
 
         Args:
             images: checked by the caller: shape and dtype are those that `run` takes.
-            timeout: seconds from now after which no answer is wanted.
+            timeout: seconds from now after which the result is of no use.
 
         Raises:
             QueueFull, DeadlinePassed, Stopping: as they say.
@@ -111,14 +111,14 @@ class Batcher:
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         item = _Item(images, loop.create_future(), time.perf_counter())
-        item.answer.add_done_callback(lambda _: self._leave(item))
+        item.result.add_done_callback(lambda _: self._dequeue(item))
         self._queue.append(item)
         self._rows += len(images)
         if not self._runs or self._rows >= self.max_batch:
             self._wake()
         alarm = None if timeout is None else loop.call_later(timeout, _expire, item)
         try:
-            return await item.answer
+            return await item.result
         finally:
             if alarm is not None:
                 alarm.cancel()
@@ -129,13 +129,13 @@ class Batcher:
         self._wake()
         try:
             if self._worker is not None:
-                await asyncio.shield(self._worker)  # whoever closes may give up; those who wait still get theirs
+                await asyncio.shield(self._worker)  # whoever closes may give up; those who wait still get their results
         finally:
             if self._worker is None or self._worker.done():
                 self._thread.shutdown()
 
-    def _leave(self, item: _Item) -> None:
-        """A request is answered, expired or its client gone: it no longer takes a place in the queue."""
+    def _dequeue(self, item: _Item) -> None:
+        """Take a request out of the queue: it is about to run, answered, expired, or its client has gone."""
         if item.waiting:
             item.waiting = False
             self._rows -= len(item.images)
@@ -148,21 +148,21 @@ class Batcher:
             self._signal.set_result(None)
 
     async def _work(self) -> None:
-        """Form batches for ever; a full one is put together and handed to the thread while the last one runs."""
+        """Form batches until closed; a full one is concatenated and handed to the thread while the last one runs."""
         loop = asyncio.get_running_loop()
-        while await self._formed():
+        while await self._next_batch_ready():
             batch = self._take()
-            run = loop.create_task(self._answer(batch, _assembled(batch)))
+            run = loop.create_task(self._run_batch(batch, _concatenated(batch)))
             self._runs.add(run)
-            run.add_done_callback(self._over)
+            run.add_done_callback(self._run_ended)
         if self._runs:
             await asyncio.wait(self._runs)
 
-    def _over(self, run: "asyncio.Task[None]") -> None:
+    def _run_ended(self, run: "asyncio.Task[None]") -> None:
         self._runs.discard(run)
         self._wake()
 
-    async def _formed(self) -> bool:
+    async def _next_batch_ready(self) -> bool:
         """Wait until a batch is full and the next to run, or none runs and the delay is over; False at the end."""
         loop = asyncio.get_running_loop()
         while True:
@@ -171,7 +171,7 @@ class Batcher:
             alarm = None
             if self._rows and not self._runs:
                 oldest = next(item for item in self._queue if item.waiting)
-                wait = oldest.entered + self.max_delay - time.perf_counter()
+                wait = oldest.enqueued + self.max_delay - time.perf_counter()
                 if wait <= 0 or self._closing:
                     return True
                 alarm = loop.call_later(wait, self._wake)
@@ -183,7 +183,7 @@ class Batcher:
                 alarm.cancel()
 
     def _take(self) -> list[_Item]:
-        """The oldest requests that fit into one run, those whose clients have gone left out."""
+        """Dequeue the oldest requests that fit into one run, leaving out those whose clients have gone."""
         batch: list[_Item] = []
         rows = 0
         while self._queue:
@@ -193,51 +193,51 @@ class Batcher:
                     break
                 batch.append(item)
                 rows += len(item.images)
-                self._leave(item)
+                self._dequeue(item)
             self._queue.popleft()
         return batch
 
-    async def _answer(self, batch: list[_Item], images: Images | None) -> None:
-        """Run a batch and hand out its parts; without `images`, which could not be joined, each by itself."""
+    async def _run_batch(self, batch: list[_Item], images: Images | None) -> None:
+        """Run a batch and hand out its parts; without `images`, which could not be concatenated, each by itself."""
         loop = asyncio.get_running_loop()
         try:
-            batch, outputs, began, took = await loop.run_in_executor(self._thread, self._guarded, batch, images)
+            batch, outputs, began, took = await loop.run_in_executor(self._thread, self._run_on_thread, batch, images)
         except Exception as error:
             if len(batch) == 1:
                 _fail(batch[0], error)
                 return
             for item in batch:
-                if not item.answer.done():
-                    await self._answer([item], item.images)
+                if not item.result.done():
+                    await self._run_batch([item], item.images)
             return
         if not batch:
             return
         start = 0
         for item in batch:
             end = start + len(item.images)
-            if not item.answer.done():
-                item.answer.set_result([output[start:end] for output in outputs])
+            if not item.result.done():
+                item.result.set_result([output[start:end] for output in outputs])
             start = end
         self._rate = start / max(took, 1e-6)
         try:
-            self._on_batch(start, [began - item.entered for item in batch], took)
-        except Exception:  # counting must never cost an answer
+            self._on_batch(start, [began - item.enqueued for item in batch], took)
+        except Exception:  # counting must never cost a result
             logging.getLogger(__name__).exception("a run could not be counted")
 
-    def _guarded(
+    def _run_on_thread(
         self, batch: list[_Item], images: Images | None
     ) -> tuple[list[_Item], Sequence[NDArray[Any]], float, float]:
-        """On the thread: run what is still wanted, with an error that a future can carry and outputs that fit.
+        """Run the requests that still wait for a result; on the thread. Raise only what a future can carry.
 
         Returns:
             The requests that were run, their outputs, when the run began and the seconds it took.
         """
-        wanted = [item for item in batch if not item.answer.done()]
+        pending = [item for item in batch if not item.result.done()]
         began = time.perf_counter()
-        if not wanted:
+        if not pending:
             return [], [], began, 0.0
-        if len(wanted) < len(batch):  # some expired meanwhile; the rest need not pay for them
-            images = _assembled(wanted)
+        if len(pending) < len(batch):  # some expired meanwhile; the rest need not pay for them
+            images = _concatenated(pending)
         if images is None:
             raise ValueError("requests of different shapes")
         try:
@@ -246,11 +246,11 @@ class Batcher:
             raise RuntimeError("the run stopped early") from error
         if any(len(output) != len(images) for output in outputs):
             raise RuntimeError("the run's outputs are not one an image")
-        return wanted, outputs, began, time.perf_counter() - began
+        return pending, outputs, began, time.perf_counter() - began
 
 
-def _assembled(batch: list[_Item]) -> Images | None:
-    """All images in one array; None if they cannot be joined."""
+def _concatenated(batch: list[_Item]) -> Images | None:
+    """Return all images in one array; None if they cannot be concatenated."""
     if len(batch) == 1:
         return batch[0].images
     try:
@@ -264,5 +264,5 @@ def _expire(item: _Item) -> None:
 
 
 def _fail(item: _Item, error: Exception) -> None:
-    if not item.answer.done():
-        item.answer.set_exception(error)
+    if not item.result.done():
+        item.result.set_exception(error)

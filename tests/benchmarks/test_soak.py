@@ -11,13 +11,14 @@ import pytest
 
 from benchmarks.soak import Sample, judge
 from benchmarks.traffic import Answer, bad, good
-from export.write import Options, export_runs
+from export.export import export_runs
+from export.options import ExportOptions
 from serving.images.decode import ImageTooLarge, decode
 from tests.conftest import ROOT
 
 
 def test_half_a_minute_of_everything(sample_run: Path, sample_model: Path, sample: Path, tmp_path: Path) -> None:
-    export_runs([sample_run], tmp_path / "other.onnx", Options(calibrate=False, tta=True))
+    export_runs([sample_run], tmp_path / "other.onnx", ExportOptions(calibrate=False, tta="dihedral"))
     words = [str(sample_model), str(tmp_path / "other.onnx"), "--data", str(sample), "--minutes", "0.5"]
     done = subprocess.run(
         # So short, memory is not flat to the percent; the whole form is judged by 5 %.

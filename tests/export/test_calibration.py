@@ -7,7 +7,8 @@ import pytest
 from scipy.special import softmax
 
 from export.calibration import fit_temperature
-from export.write import Options, export_runs
+from export.export import export_runs
+from export.options import ExportOptions
 from serving.model.predictor import Predictor
 from xtrain.data.datasets import read_npz
 from xtrain.metrics import evaluate
@@ -32,20 +33,20 @@ def test_it_lowers_the_loss_and_stays_within_bounds() -> None:
 
 def test_the_file_is_calibrated_and_ranks_as_before(sample_run: Path, sample: Path, tmp_path: Path) -> None:
     done = export_runs([sample_run], tmp_path / "m.onnx")
-    export_runs([sample_run], tmp_path / "raw.onnx", Options(calibrate=False))
+    export_runs([sample_run], tmp_path / "raw.onnx", ExportOptions(calibrate=False))
     calibrated, raw = Predictor(tmp_path / "m.onnx"), Predictor(tmp_path / "raw.onnx")
-    facts = calibrated.card.calibration
-    assert facts is not None and raw.card.calibration is None
-    assert facts["log_loss_after"] <= facts["log_loss_before"] and facts["rows"] == 150
+    fit = calibrated.card.calibration
+    assert fit is not None and raw.card.calibration is None
+    assert fit.log_loss_after <= fit.log_loss_before and fit.rows == 150
     images, labels = read_npz(sample).splits["test"].images, read_npz(sample).splits["test"].labels
     assert labels is not None
     before, after = raw.predict(images), calibrated.predict(images)
     assert np.abs(before - after).max() > 0.01
     assert (before.argsort(axis=1) == after.argsort(axis=1)).all()
-    np.testing.assert_allclose(after, softmax(np.log(before) / facts["temperature"], axis=1), atol=1e-5)
+    np.testing.assert_allclose(after, softmax(np.log(before) / fit.temperature, axis=1), atol=1e-5)
     # The card's figures are those of the file on the validation rows.
     val = read_npz(sample).splits["val"]
     assert val.labels is not None
     figures = evaluate(val.labels, calibrated.predict(val.images[:]))
-    assert done.card.metrics[0]["ece"] == facts["ece_after"] == pytest.approx(figures.ece)
-    assert facts["ece_before"] == pytest.approx(evaluate(val.labels, raw.predict(val.images[:])).ece, abs=1e-6)
+    assert done.card.metrics[0].metrics.ece == fit.ece_after == pytest.approx(figures.ece)
+    assert fit.ece_before == pytest.approx(evaluate(val.labels, raw.predict(val.images[:])).ece, abs=1e-6)

@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from export import write
 from export.explain import Explained
+from export.export import export_runs
 from export.graph import Ensemble, dihedral, undo_dihedral
-from export.write import Options, export_runs
+from export.options import ExportOptions
 from serving.model.predictor import Predictor
 from tests.conftest import Command
+from training.models.classifier import Classifier, ModelSpec
+from training.models.registry import ARCHITECTURES, build
 from xtrain.data.datasets import read_npz
 from xtrain.errors import ConfigError, ExportError
-from training.models.registry import ARCHITECTURES, build
-from training.models.classifier import Classifier, ModelSpec
 
 SIZES = {"alexnet": 95, "alexnet-bn": 95, "xception": 128} | {f"resnet{depth}": 64 for depth in (18, 34, 50, 101, 152)}
 
@@ -100,7 +100,7 @@ def test_a_network_that_is_not_known_is_refused_by_name() -> None:
     with pytest.raises(ExportError, match="Transformer"):
         Explained(Transformer())
     network = build("simplecnn", channels=3, classes=5, image_size=28)
-    network.classifier[2] = nn.GELU()  # type: ignore[index, operator]
+    network.get_submodule("classifier")[2] = nn.GELU()  # type: ignore[index, operator]
     with pytest.raises(ExportError, match="GELU"):
         Explained(network)
 
@@ -115,21 +115,21 @@ def test_views_are_all_eight_and_are_undone() -> None:
 @pytest.fixture(scope="module")
 def explaining(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("explaining") / "m.onnx"
-    export_runs([sample_run], path, Options(explain=True, tta=True))
+    export_runs([sample_run], path, ExportOptions(explain=True, tta="dihedral"))
     return path
 
 
 def test_heatmaps_in_onnxruntime(explaining: Path, sample: Path) -> None:
     predictor = Predictor(explaining, "cpu")
     images = read_npz(sample).splits["test"].images[:40]
-    probabilities, heatmaps = predictor.explain(images)
+    probabilities, heatmaps = predictor.predict_and_explain(images)
     assert (probabilities == predictor.predict(images)).all()
     assert heatmaps.shape == (40, 28, 28) and heatmaps.dtype == np.float32
     assert heatmaps.min() == 0 and heatmaps.max() <= 1
     shown = heatmaps.max(axis=(1, 2))
     assert (np.isclose(shown, 1) | (shown < 0.1)).all() and (shown > 0.99).mean() > 0.8
     # Averaged over the views, a turned image has the turned heatmap and the same probabilities.
-    turned, turned_maps = predictor.explain(np.ascontiguousarray(np.rot90(images, axes=(1, 2))))
+    turned, turned_maps = predictor.predict_and_explain(np.ascontiguousarray(np.rot90(images, axes=(1, 2))))
     np.testing.assert_allclose(turned, probabilities, atol=1e-5)
     np.testing.assert_allclose(turned_maps, np.rot90(heatmaps, axes=(1, 2)), atol=1e-3)
 
@@ -174,7 +174,7 @@ def test_a_wrong_heatmap_leaves_no_file(
     command: Command, sample_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The probabilities are right, the second output is turned over."""
-    honest = write.trace
+    from export.trace import trace as honest
 
     def dishonest(ensemble: Ensemble, shape: tuple[int, int, int]) -> onnx.ModelProto:
         model = honest(ensemble, shape)
@@ -184,7 +184,7 @@ def test_a_wrong_heatmap_leaves_no_file(
         model.graph.node.append(onnx.helper.make_node("Sub", ["one", "upright"], ["heatmap"]))
         return model
 
-    monkeypatch.setattr(write, "trace", dishonest)
+    monkeypatch.setattr("export.export.trace", dishonest)
     result = command("xexport", sample_run, "-o", tmp_path / "m.onnx", "--explain")
     assert result.code == 1 and "heatmaps of onnxruntime and torch differ" in result.error
     assert not list(tmp_path.iterdir())

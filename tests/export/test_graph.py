@@ -7,14 +7,18 @@ import onnx
 import pytest
 import torch
 
+from export.export import export_runs
 from export.graph import Ensemble
-from export.write import Options, check_size, export_runs, make, trace
+from export.options import ExportOptions
+from export.plan import check_size
+from export.trace import trace
+from export.weigh import make_ensemble
 from serving.model.predictor import Predictor
 from tests.conftest import Command, make_npz, train
+from training.models.classifier import Classifier, ModelSpec
 from training.runs import checkpoint
 from xtrain.data.datasets import read_npz
 from xtrain.errors import ExportError
-from training.models.classifier import Classifier, ModelSpec
 
 
 def classifier(name: str, size: int, mean: float = 0.5) -> Classifier:
@@ -43,8 +47,8 @@ def test_what_members_share_is_computed_once(
 
 
 def test_views_are_averaged(sample_run: Path, sample: Path, tmp_path: Path) -> None:
-    export_runs([sample_run], tmp_path / "plain.onnx", Options(calibrate=False))
-    done = export_runs([sample_run], tmp_path / "tta.onnx", Options(calibrate=False, tta=True))
+    export_runs([sample_run], tmp_path / "plain.onnx", ExportOptions(calibrate=False))
+    done = export_runs([sample_run], tmp_path / "tta.onnx", ExportOptions(calibrate=False, tta="dihedral"))
     assert done.card.tta == "dihedral" and done.card.views == 8
     plain, averaged = Predictor(tmp_path / "plain.onnx"), Predictor(tmp_path / "tta.onnx")
     images = read_npz(sample).splits["test"].images[:50]
@@ -65,8 +69,8 @@ def test_quarter_turns_need_square_images(command: Command, tmp_path: Path) -> N
 
 
 def test_half_precision_stays_inside(sample_run: Path, sample: Path, tmp_path: Path) -> None:
-    done = export_runs([sample_run], tmp_path / "half.onnx", Options(precision="fp16", explain=True))
-    export_runs([sample_run], tmp_path / "full.onnx", Options(explain=True))
+    done = export_runs([sample_run], tmp_path / "half.onnx", ExportOptions(precision="fp16", explain=True))
+    export_runs([sample_run], tmp_path / "full.onnx", ExportOptions(explain=True))
     half, full = Predictor(tmp_path / "half.onnx"), Predictor(tmp_path / "full.onnx")
     assert done.card.precision == "fp16" and 1e-6 < done.parity.max_difference <= 5e-3
     assert half.path.stat().st_size < 0.6 * full.path.stat().st_size
@@ -76,7 +80,7 @@ def test_half_precision_stays_inside(sample_run: Path, sample: Path, tmp_path: P
     kinds = {tensor.data_type for tensor in weights}
     assert kinds == {onnx.TensorProto.FLOAT16}
     images = read_npz(sample).splits["test"].images
-    got, heatmaps = half.explain(images)
+    got, heatmaps = half.predict_and_explain(images)
     np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-5)
     assert (got.argmax(1) == full.predict(images).argmax(1)).mean() > 0.99
     assert np.isfinite(heatmaps).all()
@@ -92,5 +96,5 @@ def test_too_many_weights_for_one_file(sample_run: Path) -> None:
 
     best = Vast(**checkpoint.load(sample_run).__dict__)
     with pytest.raises(ExportError, match=r"2\.3 GB and one ONNX file holds 2\.1 GB"):
-        check_size(make([best] * 10, None, Options()), "fp32")
-    check_size(make([best] * 10, None, Options()), "fp16")
+        check_size(make_ensemble([best] * 10, None, ExportOptions()), "fp32")
+    check_size(make_ensemble([best] * 10, None, ExportOptions()), "fp16")

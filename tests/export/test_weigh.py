@@ -21,7 +21,7 @@ def test_numbers() -> None:
 
 @pytest.mark.parametrize("text", ["a,b", "1", "1,2,3", "1,0", "1,-1", "1,nan", "1,inf", "1,1e-9", "", "automatic"])
 def test_bad_numbers(text: str) -> None:
-    with pytest.raises(ConfigError, match="--weights"):
+    with pytest.raises(ConfigError, match="--member-weights"):
         parse_weights(text, 2)
 
 
@@ -59,19 +59,19 @@ def unequal(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
 
 
 def test_auto_leaves_the_useless_member_out(command: Command, unequal: list[Path], tmp_path: Path) -> None:
-    result = command("xexport", *unequal, "-o", tmp_path / "m.onnx", "--weights", "auto")
+    result = command("xexport", *unequal, "-o", tmp_path / "m.onnx", "--member-weights", "auto")
     assert result.code == 0 and f"run 1, {unequal[0]}, got no weight and is left out" in result.out
     card = Predictor(tmp_path / "m.onnx").card
-    assert card.weighting == "greedy" and [member["weight"] for member in card.members] == [1.0]
+    assert card.weighting == "greedy" and [member.weight for member in card.members] == [1.0]
     assert (tmp_path / "m.onnx").stat().st_size < 2e6
 
 
 def test_given_weights_are_in_the_graph(command: Command, unequal: list[Path], sample: Path, tmp_path: Path) -> None:
     for name, runs, weights in (("a", unequal[:1], None), ("b", unequal[1:], None), ("both", unequal, "1,3")):
-        given = ["--weights", weights] if weights else []
+        given = ["--member-weights", weights] if weights else []
         assert command("xexport", *runs, "-o", tmp_path / f"{name}.onnx", "--no-calibrate", *given).code == 0
     images = read_npz(sample).splits["test"].images
     first, second, both = (Predictor(tmp_path / f"{name}.onnx").predict(images) for name in ("a", "b", "both"))
     np.testing.assert_allclose(both, first / 4 + second * 3 / 4, atol=1e-6)
-    result = command("xexport", *unequal, "-o", tmp_path / "c.onnx", "--weights", "1,2,3")
+    result = command("xexport", *unequal, "-o", tmp_path / "c.onnx", "--member-weights", "1,2,3")
     assert result.code == 2 and "3 for 2 runs" in result.error

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.write import export_runs
+from export.export import export_runs
 from serving.model.predictor import Predictor
 from tests.conftest import Command, train
+from xtrain.data import catalog
 from xtrain.data.datasets import read_npz
 
 
@@ -23,7 +24,7 @@ def test_xeval_names_protocol_and_split(command: Command, sample_model: Path, sa
     result = command("xeval", sample_model, sample)
     assert result.code == 0 and result.err == ""
     assert result.out.splitlines()[0] == "sample on pathmnist-sample, test split, official protocol"
-    assert "302 images" in result.out and "cancer-associated stroma" in result.out
+    assert "302 images" in result.out and catalog.load(str(sample)).classes[7] in result.out
 
 
 def test_xeval_json_holds_the_figures_of_the_predictions(command: Command, sample_model: Path, sample: Path) -> None:
@@ -37,7 +38,7 @@ def test_xeval_json_holds_the_figures_of_the_predictions(command: Command, sampl
 
 def test_xeval_of_validation_equals_the_cards_figure(command: Command, sample_model: Path, sample: Path) -> None:
     figures = json.loads(command("xeval", sample_model, sample, "--split", "val", "--json").out)
-    assert figures["accuracy"] == Predictor(sample_model).card.metrics[0]["accuracy"]
+    assert figures["accuracy"] == Predictor(sample_model).card.metrics[0].metrics.accuracy
 
 
 def test_rows_a_model_was_trained_on_are_not_its_test(command: Command, sample_model: Path, sample: Path) -> None:

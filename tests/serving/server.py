@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-XSERVE = [sys.executable, "-c", "from serving.cli import serve_main; serve_main()"]
+XSERVE = [sys.executable, "-c", "from serving.cli import main; main()"]
 
 
 def free_port() -> int:

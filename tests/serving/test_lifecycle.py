@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from serving.model.predictor import Predictor
+from tests.serving.http.test_app import NPY, npy
 from tests.serving.server import process_of, running
-from tests.serving.test_http import NPY, npy
 from xtrain.data.datasets import read_npz
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.process import cores
+from serving.model.devices import usable_cores as cores
 from tests.conftest import ROOT
 
 SETTLED = """
@@ -19,14 +19,14 @@ class Model:
     def __init__(self):
         self.itself = self  # as an engine and its batchers hold each other
 
-process.settle()
+process.freeze_garbage_collector()
 old = Model()
 gone = weakref.ref(old)
-process.settle()
+process.freeze_garbage_collector()
 del old
 gc.collect()
 assert gone() is not None, "nothing was frozen, so this shows nothing"
-process.settle()
+process.freeze_garbage_collector()
 assert gone() is None
 """
 
@@ -38,7 +38,7 @@ import psutil
 from serving import process
 
 if sys.argv[1] == "bounded":
-    process.bound_memory()
+    process.limit_heap()
 
 def work(_):
     found = []

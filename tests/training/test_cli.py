@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, Command, make_npz
-from training.runs import folder as journal
+from training.runs import folder as run_folder
 
 XTRAIN = [sys.executable, "-c", "from training.cli import main; main()"]
 
@@ -121,7 +121,7 @@ def test_no_space_for_the_checkpoint(tiny: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "cannot write" in done.stderr and "last.pt" in done.stderr and "free some space" in done.stderr
-    assert [path.name for path in run.iterdir()] == [journal.CONFIG]  # no half of a checkpoint, no temporary file
+    assert [path.name for path in run.iterdir()] == [run_folder.CONFIG]  # no half of a checkpoint, no temporary file
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -151,5 +151,5 @@ def test_interruption_keeps_whole_epochs(sample: Path, tmp_path: Path, sent: sig
     assert "Traceback" not in "".join(rest) and f"are kept in {run}" in rest[-1]
     from training.runs import checkpoint
 
-    assert checkpoint.load(run).epoch >= 1 and checkpoint.load(run / journal.LAST).epoch >= 2
+    assert checkpoint.load(run).epoch >= 1 and checkpoint.load(run / run_folder.LAST).epoch >= 2
     assert not list(run.glob(".*"))

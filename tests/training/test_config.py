@@ -1,8 +1,8 @@
 import pytest
 
 from training.config import TrainConfig, resolve
-from xtrain.errors import ConfigError
 from training.models.registry import ARCHITECTURES
+from xtrain.errors import ConfigError
 
 # Every figure of the paper's recipes, spelled out once more so that a slip shows.
 PAPER = {
@@ -25,7 +25,7 @@ def test_defaults_are_the_papers(name: str) -> None:
     got = (config.optimizer, config.lr, config.batch_size, config.image_size, config.crop, config.statistics)
     assert got == PAPER[name]
     assert config.seed == 22 and config.balance and config.patience > config.plateau_patience
-    assert config.pretrained == ARCHITECTURES[name].pretrained
+    assert config.pretrained == (ARCHITECTURES[name].weights is not None)
 
 
 def test_resnets_schedule() -> None:
@@ -44,7 +44,7 @@ def test_a_new_size_drops_the_recipes_crop() -> None:
 
 
 def test_json_round_trip() -> None:
-    config = resolve("simplecnn", "digits", options={"dropout": False})
+    config = resolve("simplecnn", "digits", switches={"dropout": False})
     assert TrainConfig.from_json(config.as_json()) == config
     with pytest.raises(ConfigError, match="warp"):
         TrainConfig.from_json({**config.as_json(), "warp": 1})
@@ -62,10 +62,42 @@ def test_json_round_trip() -> None:
         ("resnet18", {"patience": 5, "plateau_patience": 8}, "not above the plateau scheduler's 8"),
         ("resnet18", {"image_size": 20}, "from 28 pixels, not 20"),
         ("xception", {"image_size": 64}, "from 96 pixels, not 64"),
-        ("resnet18", {"options": {"dropout": True}}, "no switch --dropout"),
+        ("resnet18", {"switches": {"dropout": True}}, "no switch --dropout"),
         ("resnet19", {}, "did you mean resnet18"),
     ],
 )
 def test_contradictions_are_refused(model: str, given: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(model, "pathmnist", **given)
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "expected"),
+    [
+        ("alexnet", "paper", {"augment": "paper", "lr": 0.01, "image_size": 256}),
+        ("alexnet", "paper-intended", {"augment": "paper-intended", "lr": 0.01}),
+        ("alexnet", "paper-balancing", {"augment": "none", "balance": True, "lr": 0.01}),
+        ("alexnet", "paper-bn", {"lr": 0.001, "epochs": 150}),
+        ("alexnet-bn", "paper-bn", {"lr": 0.001, "epochs": 150}),
+        ("xception", "paper-xception-299", {"image_size": 299}),
+    ],
+)
+def test_recipes_have_values(model: str, recipe: str, expected: dict[str, object]) -> None:
+    config = resolve(model, "pathmnist", recipe=recipe)
+    assert config.recipe == recipe and {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_recipe_resolves(name: str) -> None:
+    for recipe in ARCHITECTURES[name].recipes:
+        for data in ("pathmnist", "mnist"):
+            resolve(name, data, recipe=recipe.name)
+    with pytest.raises(ConfigError, match=f"{name} has no recipe"):
+        resolve(name, "pathmnist", recipe="paper-xception-299" if name != "xception" else "paper-bn")
+
+
+def test_the_learning_rate_follows_the_optimizer() -> None:
+    assert resolve("simplecnn", "pathmnist", optimizer="sgd").lr == 0.01
+    assert resolve("simplecnn", "pathmnist", optimizer="adam").lr == 0.001, "the recipe's own"
+    assert resolve("simplecnn", "pathmnist", optimizer="sgd", lr=0.5).lr == 0.5
+    assert resolve("resnet18", "pathmnist", optimizer="adagrad").lr == 0.0005

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, Command, train
-from tests.training.test_trainer import history
-from training.runs import checkpoint
-from training.runs import folder as journal
+from tests.training.loop.test_trainer import history
 from training.config import resolve
-from xtrain.data.datasets import channel_statistics, read_npz
-from training.runs.environment import choose_precision
+from training.loop.device import choose_precision
 from training.loop.estimate import estimate
-from training.models.registry import build
 from training.models.classifier import ModelSpec
+from training.models.registry import build
+from training.runs import checkpoint
+from training.runs import folder as run_folder
+from xtrain.data.datasets import channel_statistics, read_npz
 
 CPU = torch.device("cpu")
 
@@ -75,12 +75,12 @@ def test_label_smoothing_raises_the_floor_of_the_loss(tiny: Path, tmp_path: Path
 def test_ema_is_what_is_validated_and_kept(tiny: Path, tmp_path: Path) -> None:
     options = ["simplecnn", "--data", tiny, "--epochs", 3]
     run = train(tmp_path / "ema", *options, "--ema", 0.9)
-    last = checkpoint.load(run / journal.LAST)
+    last = checkpoint.load(run / run_folder.LAST)
     raw = last.training["weights"]
     assert set(raw) == set(last.weights)
     assert any(not torch.equal(raw[key], last.weights[key]) for key in raw)
     # The raw weights are those of a run without the average, which only watches.
-    plain = checkpoint.load(train(tmp_path / "plain", *options) / journal.LAST)
+    plain = checkpoint.load(train(tmp_path / "plain", *options) / run_folder.LAST)
     assert all(torch.equal(raw[key], plain.weights[key]) for key in raw)
 
 
@@ -92,12 +92,12 @@ def test_bf16_trains_and_fp32_is_what_is_stored(tiny: Path, tmp_path: Path) -> N
     assert all(value.dtype in (torch.float32, torch.int64) for value in weights.values())
     assert checkpoint.load(half).digest != checkpoint.load(full).digest
     assert max(epoch["val_accuracy"] for epoch in history(half)) > 0.8
-    assert json.loads((half / journal.CONFIG).read_text())["precision"] == "bf16"
+    assert json.loads((half / run_folder.CONFIG).read_text())["precision"] == "bf16"
 
 
 def test_auto_precision_is_settled_and_recorded(tiny: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", "simplecnn-v1", "--data", tiny, "--epochs", 1)
-    assert json.loads((run / journal.CONFIG).read_text())["precision"] == choose_precision("auto", CPU)
+    assert json.loads((run / run_folder.CONFIG).read_text())["precision"] == choose_precision("auto", CPU)
 
 
 def test_compiled_training_is_the_same_training(tiny: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ events = EventAccumulator(sys.argv[1]); events.Reload()
 print(json.dumps({"scalars": {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]},
                   "images": events.Tags()["images"]}))
 """
-    command = [sys.executable, "-c", script, str(run / journal.TENSORBOARD)]
+    command = [sys.executable, "-c", script, str(run / run_folder.TENSORBOARD)]
     read = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     accuracy = [epoch["val_accuracy"] for epoch in history(run)]
     assert read["scalars"]["accuracy/validation"] == pytest.approx(accuracy)
@@ -134,7 +134,7 @@ print(json.dumps({"scalars": {tag: [e.value for e in events.Scalars(tag)] for ta
 
 def test_a_loss_that_is_not_finite_names_epoch_batch_and_rate(command: Command, sample: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", "simplecnn-v1", "--data", sample, "--epochs", 1, "--lr", 0.001)
-    before = (run / journal.BEST).read_bytes()
+    before = (run / run_folder.BEST).read_bytes()
     options = ["--epochs", 5, "--optimizer", "sgd", "--lr", 1e30, "--precision", "fp32"]
     result = command("xtrain", "simplecnn-v1", "--data", sample, *options, "-o", run, "--overwrite")
     assert result.code == 1
@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_names_epoch_batch_and_rate(command: Command, 
     batch = int(result.error.partition("batch ")[2].partition(" of 27")[0])
     assert 2 <= batch <= 5, "the first step is finite and the next ones are not"
     # Nothing of the failed run replaced the earlier one.
-    assert (run / journal.BEST).read_bytes() == before
+    assert (run / run_folder.BEST).read_bytes() == before
 
 
 def test_out_of_memory_says_what_to_try(sample: Path, tmp_path: Path) -> None:
@@ -216,4 +216,4 @@ def test_contradictions(
 def test_strong_augmentation_trains(sample: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", "simplecnn", "--data", sample, "--epochs", 2, "--augment", "strong")
     assert np.isfinite(history(run)[-1]["train_loss"])
-    assert json.loads((run / journal.CONFIG).read_text())["augment"] == "strong"
+    assert json.loads((run / run_folder.CONFIG).read_text())["augment"] == "strong"

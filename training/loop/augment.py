@@ -1,7 +1,7 @@
 """Augmentation of whole batches on the device, each image with its own random draw.
 
-Flows in: float images (N, C, H, W) in [0, 1], resized and not yet normalised, and a `Draw` of random numbers
-made on the CPU for the whole global batch; so a seed means the same on every device and for every number of
+Flows in: float images (N, C, H, W) in [0, 1], resized and not yet normalised, and a `Sample` of random numbers
+drawn on the CPU for the whole global batch; so a seed means the same on every device and for every number of
 processes, and nothing waits for a GPU.
 """
 
@@ -11,48 +11,24 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
+from training.policies import Policy
+
 Adjust = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Policy:
-    """What happens to an image, with which probability and how strongly.
-
-    `mirror` and `turn_over` are the probabilities of a horizontal and a vertical flip, `transpose` of swapping
-    the two axes (with both flips at 0.5, the eight dihedral poses are equally likely); `rotate` of a rotation
-    within `degrees`; `jitter` of brightness, contrast and saturation by up to `strength` and hue by up to `hue`
-    of the circle; `stain` of multiplying each colour by its own factor within `gain`.
-    """
-
-    mirror: float
-    turn_over: float
-    rotate: float
-    jitter: float
-    degrees: float = 30.0
-    strength: float = 0.2
-    hue: float = 0.05
-    transpose: float = 0.0
-    stain: float = 0.0
-    gain: float = 0.15
-
-
-POLICIES: dict[str, Policy | None] = {
-    "none": None,
-    # Each transform with probability 0.1, rotation within 30 degrees (xAI-Proj-B 2024, augmentation experiments).
-    # The paper's ColorJitter() had no arguments and did nothing; the strengths are ones it could have meant.
-    "paper": Policy(mirror=0.1, turn_over=0.1, rotate=0.1, jitter=0.1),
-    # For another clinical centre: tissue has no up, and its colours depend on the staining.
-    "strong": Policy(0.5, 0.5, rotate=0.3, jitter=0.8, strength=0.3, hue=0.08, transpose=0.5, stain=0.8),
-}
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision and Pillow
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Random numbers of one batch: boolean masks (N,), and values (N,) or (N, 3) that only chosen images use."""
+class Sample:
+    """The random numbers of one batch.
 
-    mirror: torch.Tensor
-    turn_over: torch.Tensor
+    Boolean masks (N,) of the images that each transform is applied to, and its parameters, (N,) or (N, 3); `order` is
+    that of the four colour adjustments, one for the whole batch.
+    """
+
+    horizontal_flip: torch.Tensor
+    vertical_flip: torch.Tensor
     transpose: torch.Tensor
     rotate: torch.Tensor
     jitter: torch.Tensor
@@ -63,22 +39,22 @@ class Draw:
     saturation: torch.Tensor
     hue: torch.Tensor
     gains: torch.Tensor
-    order: list[int]  # of the four colour adjustments, drawn once a batch
+    order: list[int]
 
-    def share(self, rank: int, world: int) -> "Draw":
-        """The numbers of every `world`-th image from `rank` on."""
+    def shard(self, rank: int, world_size: int) -> "Sample":
+        """Return the numbers of every `world_size`-th image from `rank` on."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Draw(**{key: value[rank::world] if key != "order" else value for key, value in values.items()})
+        return Sample(**{key: value[rank::world_size] if key != "order" else value for key, value in values.items()})
 
 
-def draw(policy: Policy, rows: int, generator: torch.Generator) -> Draw:
-    """Draw for a batch of `rows` images."""
+def sample(policy: Policy, rows: int, generator: torch.Generator) -> Sample:
+    """Draw the random numbers for a batch of `rows` images."""
     chosen = torch.rand(6, rows, generator=generator)
     values = torch.rand(5, rows, generator=generator) * 2 - 1
     gains = 1 + policy.gain * (torch.rand(rows, 3, generator=generator) * 2 - 1)
-    return Draw(
-        mirror=chosen[0] < policy.mirror,
-        turn_over=chosen[1] < policy.turn_over,
+    return Sample(
+        horizontal_flip=chosen[0] < policy.horizontal_flip,
+        vertical_flip=chosen[1] < policy.vertical_flip,
         transpose=chosen[2] < policy.transpose,
         rotate=chosen[3] < policy.rotate,
         jitter=chosen[4] < policy.jitter,
@@ -93,38 +69,38 @@ def draw(policy: Policy, rows: int, generator: torch.Generator) -> Draw:
     )
 
 
-def augment(images: torch.Tensor, drawn: Draw) -> torch.Tensor:
-    """Change `images` in place as drawn and return them; square images where anything is transposed."""
+def augment(images: torch.Tensor, sampled: Sample) -> torch.Tensor:
+    """Transform `images` (N, C, H, W) in place as sampled and return them; they must be square to be transposed."""
 
     def on(mask: torch.Tensor, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         # The choice was made on the CPU: its indices are known without waiting for the device.
         indices = mask.nonzero().squeeze(1)
         if len(indices):
-            there = indices.to(images.device, non_blocking=True)
-            images.index_copy_(0, there, change(images.index_select(0, there), indices))
+            on_device = indices.to(images.device, non_blocking=True)
+            images.index_copy_(0, on_device, change(images.index_select(0, on_device), indices))
 
-    on(drawn.mirror, lambda part, _: part.flip(3))
-    on(drawn.turn_over, lambda part, _: part.flip(2))
-    on(drawn.transpose, lambda part, _: part.transpose(2, 3))
-    on(drawn.rotate, lambda part, rows: rotate(part, drawn.degrees[rows]))
+    on(sampled.horizontal_flip, lambda part, _: part.flip(3))
+    on(sampled.vertical_flip, lambda part, _: part.flip(2))
+    on(sampled.transpose, lambda part, _: part.transpose(2, 3))
+    on(sampled.rotate, lambda part, rows: rotate(part, sampled.degrees[rows]))
     colour = images.shape[1] == 3
     adjustments: list[tuple[Adjust, torch.Tensor]] = [
-        (adjust_brightness, drawn.brightness),
-        (adjust_contrast, drawn.contrast),
-        (adjust_saturation, drawn.saturation),
-        (adjust_hue, drawn.hue),
+        (adjust_brightness, sampled.brightness),
+        (adjust_contrast, sampled.contrast),
+        (adjust_saturation, sampled.saturation),
+        (adjust_hue, sampled.hue),
     ]
 
     def jitter(part: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        for index in drawn.order:
+        for index in sampled.order:
             adjust, values = adjustments[index]
             if colour or index < 2:  # a grey image has no colour to change
                 part = adjust(part, values[rows])
         return part
 
-    on(drawn.jitter, jitter)
+    on(sampled.jitter, jitter)
     if colour:
-        on(drawn.stain, lambda part, rows: adjust_channels(part, drawn.gains[rows]))
+        on(sampled.stain, lambda part, rows: adjust_channels(part, sampled.gains[rows]))
     return images
 
 
@@ -170,15 +146,15 @@ def adjust_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tenso
     return torch.lerp(_grey(images), images, _column(factor, images)).clamp(0, 1)
 
 
-def adjust_hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-    """Turn the hue by `turn` (N,) in units of the full circle, keeping HSV saturation and value."""
+def adjust_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Shift the hue by `shift` (N,) in units of the full circle, keeping HSV saturation and value."""
     value, argmax = images.max(dim=1)
     chroma = value - images.amin(dim=1)
     safe = torch.where(chroma > 0, chroma, 1)
     red, green, blue = images.unbind(dim=1)
     sextants = torch.stack([(green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe], dim=1)
     sextant = sextants.gather(1, argmax.unsqueeze(1)).squeeze(1)
-    sextant = sextant + 6 * turn.to(images.device, images.dtype).view(-1, 1, 1)
+    sextant = sextant + 6 * shift.to(images.device, images.dtype).view(-1, 1, 1)
     # f(n) of the HSV-to-RGB formula: value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + sextant) mod 6.
     channels = []
     for offset in (5, 3, 1):
@@ -192,7 +168,7 @@ def _column(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 
 
 def _grey(images: torch.Tensor) -> torch.Tensor:
-    """Luma (N, 1, H, W); a grey image is its own."""
+    """Return the luma (N, 1, H, W); a grey image is its own."""
     if images.shape[1] == 1:
         return images
     weights = torch.tensor(LUMA, device=images.device, dtype=images.dtype).view(1, 3, 1, 1)

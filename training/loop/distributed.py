@@ -1,7 +1,7 @@
-"""Processes that train together: who am I, and the few things they must agree on.
+"""Processes that train together: which one this is, and the collective operations that the loop needs.
 
 The environment is torchrun's (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`); without it there is one process and every
-function here is free. Every process draws the same random rows and works on every `world`-th of them, so that
+function here is free. Every process draws the same random rows and works on every `world_size`-th of them, so that
 the global batch, and with it the result, does not depend on how many there are.
 """
 
@@ -18,33 +18,32 @@ from xtrain.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Team:
-    """This process among those that train together: rank 0 writes and speaks."""
+class Process:
+    """This process among those that train together, and its device; rank 0 writes and prints."""
 
+    device: torch.device
     rank: int = 0
-    world: int = 1
-    local_rank: int = 0
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes and speaks."""
+    def is_main(self) -> bool:
+        """Whether this process writes and prints."""
         return self.rank == 0
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Team]:
+def process_group(device: torch.device) -> Iterator[Process]:
     """Join the processes that torchrun started (NCCL on CUDA, Gloo on the CPU) and leave them at the end."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield Team()
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Process(device)
         return
-    team = Team(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield team
-        # Nobody leaves while another still works: the launcher ends all when one has gone, and the leading
+        yield Process(device, int(os.environ["RANK"]), world_size)
+        # Nobody leaves while another still works: the launcher ends all when one has gone, and the main
         # process writes its report last.
         dist.barrier()
     finally:
@@ -54,51 +53,53 @@ def joined(device: torch.device) -> Iterator[Team]:
         dist.destroy_process_group()
 
 
-def check_batch(batch_size: int, world: int) -> None:
+def check_batch(batch_size: int, world_size: int) -> None:
     """Refuse a global batch that leaves a process with fewer than two images.
 
     Raises:
         ConfigError: with the smallest batch size that works.
     """
-    if batch_size < 2 * world:
-        raise ConfigError(f"--batch-size {batch_size} is too small for {world} processes; use at least {2 * world}")
+    if batch_size < 2 * world_size:
+        raise ConfigError(
+            f"--batch-size {batch_size} is too small for {world_size} processes; use at least {2 * world_size}"
+        )
 
 
-def gather_rows(part: torch.Tensor, rows: int, team: Team) -> torch.Tensor:
-    """Put together what every process computed for its rows `rank::world`, in row order.
+def all_gather_rows(part: torch.Tensor, rows: int, process: Process) -> torch.Tensor:
+    """Return what all processes computed for their rows `rank::world_size`, in row order.
 
     Args:
         part: (rows of this process, columns).
         rows: of all processes together.
-        team: this process.
+        process: this process.
     """
-    if team.world == 1:
+    if process.world_size == 1:
         return part
-    longest = -(-rows // team.world)
+    longest = -(-rows // process.world_size)
     padded = part.new_zeros((longest, *part.shape[1:]))
     padded[: len(part)] = part
-    parts = [torch.empty_like(padded) for _ in range(team.world)]
+    parts = [torch.empty_like(padded) for _ in range(process.world_size)]
     dist.all_gather(parts, padded)
-    # Row r * world + k is row r of process k: interleave, then cut the padding off.
+    # Row r * world_size + k is row r of process k: interleave, then cut the padding off.
     return torch.stack(parts, dim=1).flatten(0, 1)[:rows]
 
 
-def sum_over(value: torch.Tensor, team: Team) -> torch.Tensor:
-    """The sum of every process's tensor."""
-    if team.world > 1:
+def all_reduce_sum(value: torch.Tensor, process: Process) -> torch.Tensor:
+    """Return the sum of every process's tensor, computed in place."""
+    if process.world_size > 1:
         dist.all_reduce(value)
     return value
 
 
-def least_over(value: torch.Tensor, team: Team) -> torch.Tensor:
-    """The smallest of every process's tensor."""
-    if team.world > 1:
+def all_reduce_min(value: torch.Tensor, process: Process) -> torch.Tensor:
+    """Return the element-wise minimum of every process's tensor, computed in place."""
+    if process.world_size > 1:
         dist.all_reduce(value, dist.ReduceOp.MIN)
     return value
 
 
-def share_buffers(network: torch.nn.Module, team: Team) -> None:
+def broadcast_buffers(network: torch.nn.Module, process: Process) -> None:
     """Give every process rank 0's buffers: without a GPU, BatchNorm's running statistics are each process's own."""
-    if team.world > 1:
+    if process.world_size > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)

@@ -1,4 +1,4 @@
-"""What a run will take before it starts: parameters, and memory measured on shapes alone."""
+"""The memory that a run will need, computed from shapes alone before it starts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +8,7 @@ import torch.nn.functional as F
 
 from training.config import TrainConfig
 from training.models.classifier import Classifier, ModelSpec
-
-# Tensors of a parameter's size that each optimizer keeps for it.
-OPTIMIZER_STATES = {"adagrad": 1, "adam": 2, "adamw": 2, "nadam": 2, "rmsprop": 1, "sgd": 1}
+from training.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,12 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all but the number of parameters."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.images
 
 
 def estimate(config: TrainConfig, spec: ModelSpec, image_bytes: int) -> Estimate:
-    """Run one batch on torch's meta device, which has shapes and no data, and add up what backward would keep.
+    """Return the memory of a run, from one batch on torch's meta device, which has shapes and no data.
 
     Args:
         config: batch size, optimizer, precision, averaging.
@@ -47,16 +45,16 @@ def estimate(config: TrainConfig, spec: ModelSpec, image_bytes: int) -> Estimate
     own = {_storage(parameter) for parameter in parameters}
     saved: dict[int, torch.Tensor] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def record(tensor: torch.Tensor) -> torch.Tensor:
         if _storage(tensor) not in own:
             saved[_storage(tensor)] = tensor
         return tensor
 
-    def give(tensor: Any) -> Any:
+    def unchanged(tensor: Any) -> Any:
         return tensor
 
     classifier.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, give):
+    with torch.autograd.graph.saved_tensors_hooks(record, unchanged):
         F.cross_entropy(classifier.network(pixels), labels)
     # Autocast keeps activations in half the bytes; what it keeps in float32 is small.
     width = 0.5 if config.precision == "bf16" else 1.0
@@ -67,12 +65,12 @@ def estimate(config: TrainConfig, spec: ModelSpec, image_bytes: int) -> Estimate
         parameters=count,
         weights=4 * count * copies,
         gradients=4 * count,
-        optimizer=4 * count * OPTIMIZER_STATES[config.optimizer],
+        optimizer=4 * count * OPTIMIZERS[config.optimizer].state_tensors,
         activations=int(activations * width),
         images=image_bytes,
     )
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    """Which memory a tensor lies in: several saved tensors may be views of one."""
+    """Return the identity of a tensor's storage: several saved tensors may be views of one."""
     return int(tensor.untyped_storage()._cdata)

@@ -1,7 +1,6 @@
-"""How training moves and when it ends: optimizer, learning-rate schedule, early stopping."""
+"""When the learning rate changes and when training ends: scheduler and early stopping."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,27 +8,11 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 
 from training.config import TrainConfig
-
-
-def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The named torch optimizer at its defaults; SGD with Nesterov momentum 0.9."""
-    makers: dict[str, Any] = {
-        "adagrad": torch.optim.Adagrad,
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "nadam": torch.optim.NAdam,
-        "rmsprop": torch.optim.RMSprop,
-        "sgd": torch.optim.SGD,
-    }
-    extra: dict[str, Any] = {"momentum": 0.9, "nesterov": True} if config.optimizer == "sgd" else {}
-    if config.optimizer in ("adagrad", "adam", "adamw", "sgd"):
-        extra["fused"] = True  # one kernel for all parameters, on the CPU too
-    optimizer: torch.optim.Optimizer = makers[config.optimizer](parameters, lr=config.lr, **extra)
-    return optimizer
+from training.optimizers import OPTIMIZERS
 
 
 class Schedule:
-    """Moves the learning rate: `plateau` by epochs and validation loss, `cosine` and `onecycle` by batches."""
+    """Changes the learning rate: `plateau` by epochs and validation loss, `cosine` and `onecycle` by batches."""
 
     def __init__(self, config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int) -> None:
         """Plan over `config.epochs` of `steps` batches."""
@@ -41,25 +24,26 @@ class Schedule:
         elif config.scheduler == "cosine":
             self.planned = CosineAnnealingLR(optimizer, T_max=total)
         elif config.scheduler == "onecycle":
-            self.planned = OneCycleLR(optimizer, max_lr=config.lr, total_steps=total)
+            cycles = OPTIMIZERS[config.optimizer].cycles_momentum
+            self.planned = OneCycleLR(optimizer, max_lr=config.lr, total_steps=total, cycle_momentum=cycles)
 
     def after_batch(self) -> None:
-        """One batch was trained on."""
+        """Step the schedules that are planned by batches."""
         if self.planned:
             self.planned.step()
 
     def after_epoch(self, val_loss: float) -> None:
-        """One epoch was validated."""
+        """Step the plateau schedule with the validation loss of an epoch."""
         if self.plateau:
             self.plateau.step(val_loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """What going on needs."""
+        """Return what a resumed run needs."""
         active = self.plateau or self.planned
         return active.state_dict() if active else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continue from what `state_dict` returned."""
         active = self.plateau or self.planned
         if active:
             active.load_state_dict(state)
@@ -79,7 +63,7 @@ class EarlyStopping:
     stale: int = 0
 
     def update(self, epoch: int, accuracy: float, loss: float) -> bool:
-        """Take in one epoch; True if it is the best so far."""
+        """Record one epoch; return whether it is the best so far."""
         self.stale = 0 if accuracy > self.best_accuracy else self.stale + 1
         better = (accuracy, -loss) > (self.best_accuracy, -self.best_loss)
         if better:

@@ -1,4 +1,4 @@
-"""From raw pixels to a network's input: the one module that is trained with and exported.
+"""Raw pixels to the network's input: the one module that is trained with and exported.
 
 Because resizing and normalisation live here and nowhere else, a client of the exported file sends raw uint8
 pixels and training and serving cannot drift apart.
@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Preprocess(nn.Module):
@@ -43,7 +41,7 @@ class Preprocess(nn.Module):
         return self.crop or self.size
 
     def resize(self, images: torch.Tensor) -> torch.Tensor:
-        """Uint8 (N, H, W, C) to float (N, C, S, S) in [0, 1]."""
+        """Return uint8 (N, H, W, C) as float (N, C, S, S) in [0, 1]."""
         pixels = images.permute(0, 3, 1, 2).float() / 255
         if self.native != (self.size, self.size):
             pixels = F.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=self.antialias)
@@ -53,16 +51,9 @@ class Preprocess(nn.Module):
         return pixels
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Float (N, C, S, S) in [0, 1] to zero mean and unit deviation."""
+        """Return float (N, C, S, S) in [0, 1] with zero mean and unit deviation."""
         return (pixels - self.mean) / self.std
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Uint8 (N, H, W, C) to the normalised float (N, C, S, S) the network takes."""
+        """Return uint8 (N, H, W, C) as the normalised float (N, C, S, S) the network takes."""
         return self.normalise(self.resize(images))
-
-
-def imagenet_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """ImageNet's mean and std; for grey images their averages over the colours."""
-    if channels == 3:
-        return IMAGENET_MEAN, IMAGENET_STD
-    return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)

@@ -1,4 +1,4 @@
-"""Published ImageNet weights: where they come from, checked by hash, loaded into a network of another shape.
+"""Published ImageNet weights, checked by hash and loaded into a network of another shape.
 
 Flows in: a network built for our classes and channels. It leaves with every published tensor that fits; the
 head, added BatchNorms and a CIFAR stem keep their fresh initialisation, a one-channel stem gets the sum over
@@ -12,24 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from training.models.architecture import PublishedWeights
+from training.models.registry import find
 from xtrain.errors import WeightsError
-
-# The file of Cadene's release that `pretrainedmodels` points to; its own host's certificate is expired.
-XCEPTION_URL = (
-    "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-cadene/xception-43020ad28.pth"
-)
-HEADS = {"alexnet": "classifier.6.", "resnet": "fc.", "xception": "fc."}
-STEMS = {"alexnet": "features.0.weight", "resnet": "conv1.weight", "xception": "conv1.weight"}
-
-
-def url_of(name: str) -> str:
-    """Address of the published weights; the characters before the suffix are the start of its SHA-256."""
-    if name == "xception":
-        return XCEPTION_URL
-    from torchvision.models import get_model_weights
-
-    # The weights `pretrained=True` meant when the paper was written, not torchvision's later recipe.
-    return str(get_model_weights(name.removesuffix("-bn"))["IMAGENET1K_V1"].url)
 
 
 def load_pretrained(network: nn.Module, name: str) -> list[str]:
@@ -41,7 +26,8 @@ def load_pretrained(network: nn.Module, name: str) -> list[str]:
     Raises:
         WeightsError: the file cannot be fetched or is not the published one.
     """
-    url = url_of(name)
+    published = _weights_of(name)
+    url = published.url
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         state = torch.hub.load_state_dict_from_url(url, str(cache), progress=False, check_hash=True)
@@ -66,10 +52,10 @@ def load_weights_file(network: nn.Module, name: str, path: Path) -> list[str]:
         expected = torch.hub.HASH_REGEX.search(path.name)
         if expected:
             with open(path, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if not found.startswith(expected.group(1)):
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if not digest.startswith(expected.group(1)):
                 raise WeightsError(
-                    f"{path}: its SHA-256 starts with {found[:8]}, not {expected.group(1)}; fetch it again"
+                    f"{path}: its SHA-256 starts with {digest[:8]}, not {expected.group(1)}; fetch it again"
                 )
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -87,12 +73,11 @@ def fit_weights(network: nn.Module, name: str, state: dict[str, torch.Tensor]) -
     Raises:
         WeightsError: something besides the head, added BatchNorms and the stem does not fit.
     """
-    family = next(key for key in HEADS if name.startswith(key))
-    own = network.state_dict()
-    stem = STEMS[family]
+    published = _weights_of(name)
+    own, head, stem = network.state_dict(), published.head, published.stem
     if stem not in state:
         raise WeightsError(f"the weights do not belong to {name}: {stem} is missing")
-    kept = {key: value for key, value in state.items() if not key.startswith(HEADS[family]) and key in own}
+    kept = {key: value for key, value in state.items() if not key.startswith(head) and key in own}
     if own[stem].shape != kept[stem].shape:
         summed = kept.pop(stem).sum(dim=1, keepdim=True)
         if summed.shape == own[stem].shape:
@@ -102,8 +87,15 @@ def fit_weights(network: nn.Module, name: str, state: dict[str, torch.Tensor]) -
         raise WeightsError(f"the weights do not belong to {name}: {misfits[0]} has another shape")
     missing = set(network.load_state_dict(kept, strict=False).missing_keys)
     fresh = [key for key, _ in network.named_parameters() if key in missing]
-    expected = (HEADS[family], "last_linear.", stem)
+    expected = (head, "last_linear.", stem)
     strays = [key for key in fresh if not key.startswith(expected) and "_bn." not in key]
     if strays:
         raise WeightsError(f"the weights do not belong to {name}: {strays[0]} is missing")
     return fresh
+
+
+def _weights_of(name: str) -> PublishedWeights:
+    weights = find(name).weights
+    if weights is None:
+        raise WeightsError(f"{name} has no published weights; train from scratch with --no-pretrained")
+    return weights

@@ -1,6 +1,6 @@
-"""The checkpoint: weights with the facts that explain them, in one file that never needs unpickling.
+"""The checkpoint: weights and what they were trained from, in one file that never needs unpickling.
 
-Flows in: a trained `Classifier` and what is known of it. Flows out: `best.pt` and `last.pt`, read back with
+Flows in: a trained network's weights and what is known of them. Flows out: `best.pt` and `last.pt`, read back with
 `weights_only=True`, so that a checkpoint from a stranger cannot run code.
 """
 
@@ -9,20 +9,18 @@ import io
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xtrain.files import open_atomic
 from training.config import TrainConfig
-from xtrain.data.datasets import Dataset
-from xtrain.errors import CheckpointError, XtrainError
 from training.models.classifier import Classifier, ModelSpec
-from xtrain.data.splits import Partition
+from xtrain.errors import CheckpointError, XtrainError
+from xtrain.files import open_atomic
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -43,30 +41,15 @@ class DataRecord:
     rows: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return asdict(self)
-
-
-def record_data(config: TrainConfig, dataset: Dataset, divided: Partition) -> DataRecord:
-    """Take down what identifies the data and its division."""
-    return DataRecord(
-        name=dataset.name,
-        md5=dataset.md5,
-        licence=dataset.licence,
-        source=dataset.source,
-        protocol=divided.protocol,
-        split_seed=config.split_seed,
-        val_fraction=config.val_fraction,
-        split_digest=divided.digest,
-        rows={name: len(divided.rows(name)) for name in ("train", "val", "test")},
-    )
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """One epoch's weights and everything known of them.
 
-    `metrics` are those of the validation split at this epoch; `training` is what going on needs (optimizer,
+    `metrics` are those of the validation split at this epoch; `training` is what a resumed run needs (optimizer,
     scheduler, early stopping, history) and is empty in `best.pt`; `digest` is the SHA-256 of the weights.
     """
 
@@ -80,6 +63,10 @@ class Checkpoint:
     training: dict[str, Any]
     digest: str
 
+    def without_training_state(self) -> "Checkpoint":
+        """Return what `best.pt` holds."""
+        return replace(self, training={})
+
     def classifier(self) -> Classifier:
         """Build the network and load the weights, in evaluation mode on the CPU."""
         classifier = Classifier(self.spec)
@@ -88,7 +75,7 @@ class Checkpoint:
 
 
 def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes of all tensors in name order."""
+    """Return the SHA-256 over names, shapes and bytes of all tensors in name order."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
@@ -140,10 +127,12 @@ def load(path: Path) -> Checkpoint:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on odd pickles; they are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
+        if content["format"] not in (1, FORMAT):
             raise CheckpointError(
                 f"{path}: checkpoint format {content['format']}, not {FORMAT}; use the version that wrote it"
             )
+        if content["format"] == 1:
+            content = _from_format_1(content)
         checkpoint = Checkpoint(
             config=TrainConfig.from_json(content["config"]),
             spec=ModelSpec.from_json(content["spec"]),
@@ -168,3 +157,11 @@ def load(path: Path) -> Checkpoint:
     if weights_digest(checkpoint.weights) != checkpoint.digest:
         raise CheckpointError(f"{path}: the weights do not match their digest; the file was changed, train again")
     return checkpoint
+
+
+def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content with the names of today: switches were called options, and `paper` had colour jitter."""
+    config, spec = dict(content["config"]), dict(content["spec"])
+    config["switches"], spec["switches"] = config.pop("options"), spec.pop("options")
+    augment = "paper-intended" if config["augment"] == "paper" else config["augment"]
+    return {**content, "config": {**config, "recipe": "paper", "augment": augment}, "spec": spec}

@@ -1,4 +1,4 @@
-"""Showing a person how far training is: a bar with the time left on a terminal, a line an epoch elsewhere."""
+"""Progress of training: a bar with the remaining time on a terminal, a line an epoch elsewhere."""
 
 from typing import Any, Protocol, TextIO
 
@@ -6,23 +6,23 @@ from xtrain.metrics import Metrics
 
 
 class Progress(Protocol):
-    """What the trainer tells whoever watches."""
+    """What the trainer calls while it trains."""
 
     def start(self, epochs: int, steps: int, done: int) -> None:
-        """Training of at most `epochs` of `steps` batches begins; `done` epochs are behind a resumed run."""
+        """Begin training of at most `epochs` of `steps` batches, of which a resumed run has `done` epochs."""
 
     def step(self) -> None:
-        """One batch is done."""
+        """Count one batch."""
 
     def epoch(self, entry: dict[str, Any], metrics: Metrics, best: bool) -> None:
-        """One epoch is validated and written; `entry` is its line of metrics.jsonl."""
+        """Show one epoch, validated and written; `entry` is its line of metrics.jsonl."""
 
     def close(self) -> None:
-        """Training is over."""
+        """End."""
 
 
 def format_epoch(entry: dict[str, Any], epochs: int, best: bool) -> str:
-    """One epoch on one line."""
+    """Return one epoch on one line."""
     return (
         f"epoch {entry['epoch']}/{epochs}  loss {entry['train_loss']:.4f}  val loss {entry['val_loss']:.4f}  "
         f"val accuracy {entry['val_accuracy']:.4f}{' *' if best else '  '}  lr {entry['lr']:.2g}  "
@@ -53,7 +53,7 @@ class LineProgress:
 
 
 class BarProgress:
-    """Draws a bar over all epochs with the time left, and a line above it for every epoch."""
+    """Draws a bar over all epochs with the remaining time, and a line above it for every epoch."""
 
     def __init__(self, stream: TextIO) -> None:
         from tqdm import tqdm
@@ -81,5 +81,5 @@ class BarProgress:
 
 
 def choose_progress(stream: TextIO) -> Progress:
-    """A bar if `stream` is a terminal, else lines."""
+    """Return a bar if `stream` is a terminal, else lines."""
     return BarProgress(stream) if stream.isatty() else LineProgress(stream)

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: `summary.json` and three pictures."""
+"""The report of a finished run: `summary.json` and three pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,34 +7,35 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.runs import folder as journal
+from training.runs import folder
+from training.runs.checkpoint import Checkpoint
+from training.runs.folder import RunFolder
+from training.runs.history import Outcome
 from xtrain.files import open_atomic
-from training.runs.checkpoint import DataRecord
-from training.config import TrainConfig
-from training.loop.trainer import Outcome
 
 
-def summarise(
-    config: TrainConfig,
-    data: DataRecord,
-    classes: Sequence[str],
-    counts: Sequence[int],
-    outcome: Outcome,
-    environment: dict[str, Any],
-    digest: str,
-) -> dict[str, Any]:
-    """All of `summary.json`; the metrics are those of the best epoch on the validation split.
+def summarise(best: Checkpoint, counts: Sequence[int], outcome: Outcome) -> dict[str, Any]:
+    """Return the content of `summary.json`; the metrics are those of the best epoch on the validation split.
+
+    Args:
+        best: the checkpoint of the best epoch.
+        counts: training rows of each class.
+        outcome: of the training loop.
 
     `class_distribution.drawn` is the expected number of rows of each class an epoch trains on: the same as
     before without balancing, equal for all classes with it. `seconds` is the wall time of all epochs with their
     validation, `train_seconds` the part of it that trained, which `images_per_second` is of.
+
+    Returns:
+        Plain JSON values.
     """
+    config, classes = best.config, best.spec.classes
     even = sum(counts) / len(classes)
     return {
         "model": config.model,
         "seed": config.seed,
         "metrics": {
-            "protocol": data.protocol,
+            "protocol": best.data.protocol,
             "split": "val",
             "epoch": outcome.best_epoch,
             **outcome.best.as_json(),
@@ -49,28 +50,28 @@ def summarise(
             "rows": list(counts),
             "drawn": [even] * len(classes) if config.balance else list(counts),
         },
-        "data": data.as_json(),
-        "digest": digest,
-        "environment": environment,
+        "data": best.data.as_json(),
+        "digest": best.digest,
+        "environment": best.environment,
     }
 
 
-def write_report(folder: journal.RunFolder, summary: dict[str, Any], history: Sequence[dict[str, Any]]) -> None:
+def write_report(run: RunFolder, summary: dict[str, Any], history: Sequence[dict[str, Any]]) -> None:
     """Write `curves.png`, `confusion.png`, `classes.png`, and last `summary.json`, which marks the run complete."""
     where = f"{summary['data']['name']}, {summary['metrics']['protocol']} protocol, validation"
-    draw_curves(folder / journal.CURVES, history, summary["metrics"]["epoch"], f"{summary['model']} on {where}")
+    draw_curves(run / folder.CURVES, history, summary["metrics"]["epoch"], f"{summary['model']} on {where}")
     confusion = plot_confusion(
         np.asarray(summary["metrics"]["confusion"]),
         summary["classes"],
         f"{summary['model']} on {where}\naccuracy {summary['metrics']['accuracy']:.4f}",
     )
-    _write(folder / journal.CONFUSION, confusion)
-    draw_classes(folder / journal.CLASSES, summary["class_distribution"], summary["classes"])
-    journal.write_json(folder / journal.SUMMARY, summary)
+    _write(run / folder.CONFUSION, confusion)
+    draw_classes(run / folder.CLASSES, summary["class_distribution"], summary["classes"])
+    folder.write_json(run / folder.SUMMARY, summary)
 
 
 def draw_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int, title: str) -> None:
-    """Loss and accuracy by epoch, the best epoch marked."""
+    """Draw loss and accuracy by epoch, the best epoch marked."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     epochs = [entry["epoch"] for entry in history]
@@ -88,7 +89,7 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int, 
 
 
 def plot_confusion(confusion: np.ndarray[Any, Any], classes: Sequence[str], title: str) -> Figure:
-    """Counts in every cell, the colour by the share of the true class."""
+    """Return a figure with the counts in every cell, coloured by the share of the true class."""
     side = 3.5 + 0.6 * len(classes)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
@@ -113,7 +114,7 @@ def plot_confusion(confusion: np.ndarray[Any, Any], classes: Sequence[str], titl
 
 
 def draw_classes(path: Path, distribution: dict[str, Sequence[float]], classes: Sequence[str]) -> None:
-    """Training rows of each class in the file, and drawn an epoch."""
+    """Draw the training rows of each class in the file, and those drawn an epoch."""
     figure = Figure(figsize=(3 + 0.7 * len(classes), 4), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(classes))

@@ -1,54 +1,63 @@
-"""Going on with a run: which configuration it had, what may change, and where its files stand."""
+"""Resuming a run: the configuration it had, what may change, and the state of its files."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from training.runs import checkpoint
-from training.runs import folder as journal
+from training.config import TrainConfig, check_config
+from training.models.registry import find
+from training.optimizers import SCHEDULERS
+from training.runs import checkpoint, folder
 from training.runs.checkpoint import Checkpoint, DataRecord
-from training.config import TrainConfig, check
+from training.runs.folder import RunFolder
 from xtrain.errors import CheckpointError, ConfigError
 from xtrain.metrics import Metrics
-from training.models.registry import find
+from xtrain.options import described
 
 
 def load_interrupted(run: Path, model: str) -> Checkpoint:
-    """The `last.pt` of a run that can go on.
+    """Return the `last.pt` of a run that can be resumed.
 
     Raises:
         CheckpointError: no such run, or another model's.
     """
-    path = run / journal.LAST
+    path = run / folder.LAST
     if not path.is_file():
-        raise CheckpointError(f"{run}: holds no {journal.LAST} to go on from; name a run folder that xtrain wrote")
+        raise CheckpointError(f"{run}: holds no {folder.LAST} to resume from; name a run folder that xtrain wrote")
     saved = checkpoint.load(path)
     if saved.config.model != model:
         raise CheckpointError(
             f"{run}: holds a {saved.config.model}, not a {model}; "
-            f"go on with: xtrain {saved.config.model} --resume {run}"
+            f"resume it with: xtrain {saved.config.model} --resume {run}"
         )
     return saved
 
 
-def continued(saved: Checkpoint, data: str | None, given: dict[str, Any]) -> TrainConfig:
-    """The saved configuration with the few options that may change: where the data is, and how long to train.
+def resumed_config(saved: Checkpoint, data: str | None, settings: Mapping[str, Any]) -> TrainConfig:
+    """Return the saved configuration with what may change: where the data is, and how long to train.
+
+    Args:
+        saved: the `last.pt` of the run.
+        data: name or path of the data set, None where it was.
+        settings: fields of `TrainConfig` that the user chose; only those marked for it may differ.
 
     Raises:
-        ConfigError: another option, or nothing left to do.
+        ConfigError: another setting would change, or nothing is left to do.
     """
-    asked = {key: value for key, value in given.items() if value is not None}
-    switches = asked.pop("options", {})
-    kept = {**asdict(saved.config), **find(saved.config.model).options, **saved.config.options}
-    for key, value in {**asked, **switches}.items():
-        if key not in ("epochs", "patience") and kept.get(key) != value:
+    settings = dict(settings)
+    options = described(TrainConfig)
+    changes = {name: settings.pop(name) for name in list(settings) if name in options and options[name][1].resume}
+    switches = settings.pop("switches", {})
+    stored = {**asdict(saved.config), **find(saved.config.model).defaults, **saved.config.switches}
+    for name, value in {**settings, **switches}.items():
+        if stored.get(name) != value:
             raise ConfigError(
-                f"--{key.replace('_', '-')} cannot change in a resumed run, which has {kept.get(key)}; leave it out"
+                f"--{name.replace('_', '-')} cannot change in a resumed run, which has {stored.get(name)}; leave it out"
             )
-    changes = {key: value for key, value in asked.items() if key in ("epochs", "patience")}
     config = replace(saved.config, **changes, data=data or saved.config.data)
-    check(config)
-    if config.epochs != saved.config.epochs and config.scheduler in ("cosine", "onecycle"):
+    check_config(config)
+    if config.epochs != saved.config.epochs and SCHEDULERS[config.scheduler].planned:
         raise ConfigError(
             f"the {config.scheduler} schedule was planned over {saved.config.epochs} epochs; leave --epochs out"
         )
@@ -56,7 +65,7 @@ def continued(saved: Checkpoint, data: str | None, given: dict[str, Any]) -> Tra
     if saved.epoch >= config.epochs or stale >= config.patience:
         raise ConfigError(
             f"the run is complete after {saved.epoch} epochs; "
-            + ("raise --patience to go on" if stale >= config.patience else "raise --epochs to go on")
+            + ("raise --patience to train on" if stale >= config.patience else "raise --epochs to train on")
         )
     return config
 
@@ -74,14 +83,14 @@ def check_same_data(saved: Checkpoint, record: DataRecord, run: Path) -> None:
         )
 
 
-def best_metrics(folder: journal.RunFolder, saved: Checkpoint) -> Metrics:
-    """Figures of the best epoch so far.
+def best_metrics(run: RunFolder, saved: Checkpoint) -> Metrics:
+    """Return the metrics of the best epoch so far.
 
     Makes `best.pt` from `last.pt` where that is the best epoch and the process died before it wrote `best.pt`.
     """
+    path = run / folder.BEST
     if saved.training["stopping"]["best_epoch"] == saved.epoch:
-        path = folder / journal.BEST
         if not path.is_file() or checkpoint.load(path).digest != saved.digest:
-            checkpoint.save(path, replace(saved, training={}))
+            checkpoint.save(path, saved.without_training_state())
         return Metrics.from_json(saved.metrics)
-    return Metrics.from_json(checkpoint.load(folder / journal.BEST).metrics)
+    return Metrics.from_json(checkpoint.load(path).metrics)

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from xtrain.metrics import Metrics
 from training.runs.report import plot_confusion
+from xtrain.metrics import Metrics
 
 
 class TensorBoard:

@@ -1,7 +1,7 @@
 """Data sets by name: MedMNIST through `medmnist`, MNIST through torchvision, digits through scikit-learn.
 
 Flows in: what the user typed after `--data`, a name or a path. Flows out: a `Dataset`. The libraries are
-imported only when a name needs them, so that reading a path stays light enough for the server.
+imported only when a name needs them, so that reading a path loads nothing heavy.
 """
 
 import os
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from xtrain.data.datasets import Dataset, Split, array_digest, file_digest, read_npz, with_classes
-from xtrain.errors import ConfigError, DataError, nearest
 from xtrain.data.mapping import available_memory, uncompressed_bytes
+from xtrain.errors import ConfigError, DataError, nearest
 
 # The 2-D, single-label sets of MedMNIST v2 (Yang et al. 2023); ChestMNIST is multi-label.
 MEDMNIST = (
@@ -72,6 +72,26 @@ def load(
     return dataset if classes is None else with_classes(dataset, classes)
 
 
+def listing() -> list[dict[str, Any]]:
+    """Return name, number of images, shape, classes and source of every named data set, as plain JSON values."""
+    info = _require("medmnist").INFO
+    rows = [
+        {
+            "name": name,
+            "images": sum(info[name]["n_samples"].values()),
+            "shape": f"28x28x{info[name]['n_channels']}",
+            "classes": len(info[name]["label"]),
+            "source": f"MedMNIST v2; also {', '.join(name + size for size in MEDMNIST_SIZES[1:])}",
+        }
+        for name in MEDMNIST
+    ]
+    rows.append({"name": "mnist", "images": 70_000, "shape": "28x28x1", "classes": 10, "source": "LeCun et al. 1998"})
+    rows.append(
+        {"name": "digits", "images": 1_797, "shape": "28x28x1", "classes": 10, "source": "scikit-learn, 8x8 scaled"}
+    )
+    return rows
+
+
 def _is_path(spec: str) -> bool:
     return spec.endswith(".npz") or os.sep in spec or Path(spec).is_file()
 
@@ -89,7 +109,7 @@ def _require(module: str) -> Any:
 
 
 def _name_by_file(dataset: Dataset, *, named: bool) -> Dataset:
-    """Take class names and licence from the MedMNIST set a file is named after, as pathmnist-sample.npz is."""
+    """Return the data set with class names and licence of the MedMNIST set that its file is named after."""
     flag = next((name for name in MEDMNIST if dataset.name.startswith(name)), None)
     if flag is None or named or dataset.classes != tuple(map(str, range(len(dataset.classes)))):
         return dataset
@@ -130,9 +150,9 @@ def _medmnist(name: str, folder: Path, stream: bool | None) -> Dataset:
             url,
             lambda root: make(split="train", download=True, root=root, size=int(size or 28), mmap_mode="r"),
         )
-    found = file_digest(path)
-    if found != md5:
-        raise DataError(f"{path}: md5 {found} is not MedMNIST's {md5}; delete the file to fetch it again")
+    actual = file_digest(path)
+    if actual != md5:
+        raise DataError(f"{path}: md5 {actual} is not MedMNIST's {md5}; delete the file to fetch it again")
     return replace(
         _read(path, folder, stream, _class_names(info)),
         name=name,
@@ -142,7 +162,7 @@ def _medmnist(name: str, folder: Path, stream: bool | None) -> Dataset:
 
 
 def _download(folder: Path, filename: str, url: str, fetch: Callable[[str], object]) -> Path:
-    """Let a library download into a folder of its own and move the checked file into place.
+    """Download with a library into a temporary folder and move the checked file into place.
 
     Raises:
         DataError: nothing came, or not what was published; nothing is left behind.
@@ -189,7 +209,7 @@ def _mnist(folder: Path) -> Dataset:
 
 
 def _digits() -> Dataset:
-    """Scikit-learn's 1,797 handwritten digits, 8x8 with 17 levels, scaled to 28x28 with 256."""
+    """Return scikit-learn's 1,797 handwritten digits, 8x8 with 17 levels, scaled to 28x28 with 256."""
     from PIL import Image
 
     bunch = _require("sklearn.datasets").load_digits()

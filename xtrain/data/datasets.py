@@ -2,7 +2,7 @@
 
 Flows in: a path or a name (`catalog` fetches the named ones). Flows out: a `Dataset` of uint8 arrays with the
 class names, the native shape and the digest that travel through checkpoint and card to the server.
-No torch here: serving reads labelled data with this module too.
+Nothing here loads torch: scoring reads labelled data with this module too.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrain.errors import DataError
 from xtrain.data.mapping import MappedRows, unpack
+from xtrain.errors import DataError
 
 Images = NDArray[np.uint8] | MappedRows  # (N, H, W, C), C is 1 or 3; slicing gives an array in either case
 Labels = NDArray[np.int64]  # (N,)
@@ -72,12 +72,12 @@ class Dataset:
         return int(height), int(width), int(channels)
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
-        """Row numbers of a split within the concatenation of all splits in file order."""
+        """Return the row numbers of a split within the concatenation of all splits in file order."""
         start = self._starts[split]
         return np.arange(start, start + len(self.splits[split]))
 
-    def gather(self, rows: NDArray[np.int64]) -> Split:
-        """Rows of the concatenated splits; labels are None if any of the rows has none.
+    def take(self, rows: NDArray[np.int64]) -> Split:
+        """Return rows of the concatenated splits; labels are None if any of the rows has none.
 
         A whole split in its order is the split itself; other rows of arrays in memory are copied, and of memory
         maps are read when they are sliced.
@@ -88,26 +88,26 @@ class Dataset:
         parts = list(self.splits.values())
         labels = np.empty(len(rows), np.int64)
         labelled = True
-        places = []
+        chosen = []
         for part, start in zip(parts, self._starts.values(), strict=True):
-            here = (rows >= start) & (rows < start + len(part))
-            places.append((part, here, rows[here] - start))
+            inside = (rows >= start) & (rows < start + len(part))
+            chosen.append((part, inside, rows[inside] - start))
             if part.labels is not None:
-                labels[here] = part.labels[rows[here] - start]
-            elif here.any():
+                labels[inside] = part.labels[rows[inside] - start]
+            elif inside.any():
                 labelled = False
         arrays = [part.images for part in parts]
         if any(isinstance(array, MappedRows) for array in arrays):
             maps = [array.parts[0] for array in arrays if isinstance(array, MappedRows)]
             return Split(MappedRows(maps, rows), labels if labelled else None)
         images = np.empty((len(rows), *self.shape), np.uint8)
-        for part, here, inside in places:
-            images[here] = part.images[inside]
+        for part, inside, rows_of_part in chosen:
+            images[inside] = part.images[rows_of_part]
         return Split(images, labels if labelled else None)
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels, in units of [0, 1].
+    """Return mean and standard deviation of each channel over all pixels, in units of [0, 1].
 
     Computed from a histogram of the 256 levels, so exactly and without a float copy of the images. (The
     paper's std is the mean of per-image stds and includes validation rows; both are mistakes.)
@@ -127,7 +127,7 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def array_digest(*arrays: NDArray[Any]) -> str:
-    """Md5 over the bytes of arrays, for data that has no single file."""
+    """Return the md5 over the bytes of arrays, for data that has no single file."""
     digest = hashlib.md5(usedforsecurity=False)
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
@@ -135,7 +135,7 @@ def array_digest(*arrays: NDArray[Any]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Md5 of a file, the digest MedMNIST publishes."""
+    """Return the md5 of a file, the digest MedMNIST publishes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -201,7 +201,7 @@ def read_npz(path: Path, classes: Sequence[str] | None = None, unpack_to: Path |
 
 
 def with_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
-    """Give a data set the names of its classes, checking that every label has one."""
+    """Return the data set with other class names; every label must have one."""
     renamed = replace(dataset, classes=tuple(classes))
     check_labels(renamed)
     return renamed
@@ -221,7 +221,7 @@ def check_labels(dataset: Dataset) -> None:
 
 
 def _numbered(splits: Mapping[str, Split]) -> tuple[str, ...]:
-    """Names "0", "1", … up to the largest label of the training rows (of any rows where there are none)."""
+    """Return the names "0", "1", … up to the largest label of the training rows (of any rows where there are none)."""
     learned = splits.get("train")
     labels = [s.labels for s in ([learned] if learned else splits.values()) if s.labels is not None]
     highest = max((int(part.max()) for part in labels if len(part)), default=0)

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrain.files import replacing
 from xtrain.errors import OutputError
+from xtrain.files import replacing
 
 
 def uncompressed_bytes(path: Path) -> int:
-    """Bytes the arrays of an `.npz` take in memory, from its directory alone."""
+    """Return the bytes that the arrays of an `.npz` take in memory, from its directory alone."""
     with zipfile.ZipFile(path) as archive:
         return sum(item.file_size for item in archive.infolist())
 
@@ -103,7 +103,7 @@ def _require_space(cache: Path, needed: int) -> None:
 
 
 def available_memory() -> int:
-    """Bytes of host memory that can be used now, within the limits of a container where there are any."""
+    """Return the bytes of host memory that can be used now, within the limits of a container where there are any."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

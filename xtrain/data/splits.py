@@ -36,24 +36,24 @@ class Partition:
     digest: str
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """The rows of `train`, `val` or `test`."""
+        """Return the rows of `train`, `val` or `test`."""
         rows: NDArray[np.int64] = getattr(self, split)
         return rows
 
 
 def natural_protocol(dataset: Dataset) -> str:
-    """The protocol a file comes with: `pooled` for one shuffled pool, else `official`."""
+    """Return the protocol a file comes with: `pooled` for one shuffled pool, else `official`."""
     return "pooled" if dataset.pool_only else "official"
 
 
-def partition(
+def divide(
     dataset: Dataset,
     protocol: str | None = None,
     *,
     split_seed: int = SPLIT_SEED,
     val_fraction: float = VAL_FRACTION,
 ) -> Partition:
-    """Divide a data set; the same arguments give the same rows on every machine.
+    """Divide a data set into splits; the same arguments give the same rows on every machine.
 
     Args:
         dataset: what to divide.
@@ -93,17 +93,17 @@ def partition(
     return Partition(protocol, learn, val, test, digest.hexdigest()[:16])
 
 
-def gather(dataset: Dataset, divided: Partition, split: str) -> Split:
-    """The images and labels of one split.
+def select(dataset: Dataset, partition: Partition, split: str) -> Split:
+    """Return the images and labels of one split.
 
     Raises:
         DataError: the split is empty, named with what could be used instead.
     """
-    rows = divided.rows(split)
+    rows = partition.rows(split)
     if len(rows) == 0:
-        filled = [name for name in SPLITS if len(divided.rows(name))]
+        filled = [name for name in SPLITS if len(partition.rows(name))]
         raise DataError(
-            f"{dataset.name}: the {split} split ({divided.protocol}) is empty; "
+            f"{dataset.name}: the {split} split ({partition.protocol}) is empty; "
             f"{'splits with rows: ' + ', '.join(filled) if filled else 'the file holds no images'}"
         )
-    return dataset.gather(rows)
+    return dataset.take(rows)

@@ -8,8 +8,8 @@ import pytest
 
 from serving.http.access import Tokens
 from tests.conftest import Command
+from tests.serving.http.test_app import PNG, error
 from tests.serving.server import running
-from tests.serving.test_http import PNG, error
 from xtrain.errors import ConfigError
 
 

@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.serving.http.test_app import npy
 from tests.serving.server import running
-from tests.serving.test_http import npy
 
 TIMEOUT = 2.0
 

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from export.write import Options, export_runs
+from export.export import export_runs
+from export.options import ExportOptions
 from serving.model.predictor import Predictor
+from tests.serving.http.test_app import error
 from tests.serving.server import running
-from tests.serving.test_http import error
 from xtrain.data.datasets import read_npz
 
 
 @pytest.fixture(scope="module")
 def explaining(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("oip") / "tissue.onnx"
-    export_runs([sample_run], path, Options(explain=True, version="7"))
+    export_runs([sample_run], path, ExportOptions(explain=True, model_version="7"))
     return path
 
 
@@ -58,7 +59,7 @@ def test_infer(server: Any, explaining: Path, images: np.ndarray, binary_in: boo
     tensor.set_data_from_numpy(images, binary_data=binary_in)
     wanted = [triton.InferRequestedOutput(name, binary_data=binary_out) for name in ("probabilities", "heatmap")]
     answer = server.infer("tissue", [tensor], outputs=wanted, request_id="r1")
-    probabilities, heatmaps = Predictor(explaining).explain(images)
+    probabilities, heatmaps = Predictor(explaining).predict_and_explain(images)
     np.testing.assert_allclose(answer.as_numpy("probabilities"), probabilities, atol=1e-6)
     np.testing.assert_allclose(answer.as_numpy("heatmap")[:, 0], heatmaps, atol=1e-4)
     assert answer.get_response()["id"] == "r1" and answer.get_response()["model_version"] == "7"

@@ -9,11 +9,12 @@ import httpx
 import numpy as np
 import pytest
 
-from export.write import Options, export_runs
+from export.export import export_runs
+from export.options import ExportOptions
 from serving.model.predictor import Predictor
-from serving.model.repository import Shelf
+from serving.model.repository import ModelRepository
+from tests.serving.http.test_app import NPY, error, npy
 from tests.serving.server import running
-from tests.serving.test_http import NPY, error, npy
 from xtrain.data.datasets import read_npz
 from xtrain.errors import ModelFileError
 
@@ -23,8 +24,8 @@ ADMIN = {"Authorization": "Bearer root"}
 @pytest.fixture(scope="module")
 def models(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("shelf")
-    export_runs([sample_run], folder / "one.onnx", Options(calibrate=False))
-    export_runs([sample_run], folder / "two.onnx", Options(calibrate=False, tta=True))
+    export_runs([sample_run], folder / "one.onnx", ExportOptions(calibrate=False))
+    export_runs([sample_run], folder / "two.onnx", ExportOptions(calibrate=False, tta="dihedral"))
     return [folder / "one.onnx", folder / "two.onnx"]
 
 
@@ -99,4 +100,4 @@ def test_nobody_swaps_without_admins(models: list[Path], tmp_path: Path) -> None
     with running(models[0], tmp_path) as server:
         error(server.post("/v1/model", json={"path": "two.onnx"}), 401, "unauthorized")
     with pytest.raises(ModelFileError, match="leads out of the folder"):
-        Shelf(models[0].parent, "cpu").take("../../etc/passwd")
+        ModelRepository(models[0].parent, "cpu").load("../../etc/passwd")

@@ -1,12 +1,15 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from export.write import Options, export_runs
-from serving.model.card import Card
-from serving.model.predictor import PROVIDERS, Predictor
+from export.export import export_runs
+from export.options import ExportOptions
+from serving.model.card import Heatmap
+from serving.model.devices import PROVIDERS
+from serving.model.predictor import Predictor
 from xtrain.data.datasets import read_npz
 from xtrain.errors import ConfigError, ModelFileError
 
@@ -58,12 +61,13 @@ def test_files_that_cannot_be_trusted(sample_model: Path, tmp_path: Path) -> Non
 def test_a_card_of_another_graph(sample_model: Path, tmp_path: Path) -> None:
     model = onnx.load(sample_model)
     card = Predictor(sample_model).card
+    heatmap = Heatmap(name="heatmap", shape=("N", 1, 28, 28), range=(0.0, 1.0), of="", method="")
     for change, message in (
         ({"classes": card.classes[:8]}, "its output is not the card's"),
-        ({"explain": {"name": "heatmap"}}, "its heatmap is not the card's"),
-        ({"input": {**card.input, "shape": ["N", 32, 32, 3]}}, "its input is not the card's"),
+        ({"explain": heatmap}, "its heatmap is not the card's"),
+        ({"input": replace(card.input, shape=("N", 32, 32, 3)), "references": None}, "its input is not the card's"),
     ):
-        other = Card(**{**card.__dict__, **change})
+        other = replace(card, **change)
         onnx.helper.set_model_props(model, {"card": other.to_json()})
         onnx.save(model, tmp_path / "other.onnx")
         with pytest.raises(ModelFileError, match=message):
@@ -72,7 +76,7 @@ def test_a_card_of_another_graph(sample_model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_gpu_is_never_replaced_silently(sample_model: Path, device: str) -> None:
-    from serving.model.predictor import _has_driver
+    from serving.model.devices import _has_driver
 
     try:
         assert Predictor(sample_model, device).provider == PROVIDERS[device]
@@ -87,10 +91,10 @@ def test_runs_are_filled_up_to_a_bucket(
 ) -> None:
     """As on a GPU, which plans anew for each size; the numbers are the same."""
     explaining = tmp_path / "explaining.onnx"
-    export_runs([sample_run], explaining, Options(calibrate=False, explain=True))
+    export_runs([sample_run], explaining, ExportOptions(calibrate=False, explain=True))
     images = read_npz(sample).splits["test"].images[:40]
     plain, filling = Predictor(explaining, "cpu"), Predictor(explaining, "cpu", buckets=(1, 4, 16))
-    assert plain.buckets == () and plain.batch == 256 and filling.batch == 16
+    assert plain.buckets == () and plain.max_run == 256 and filling.max_run == 16
     sizes: list[int] = []
     run = filling.session.run
 
@@ -101,10 +105,12 @@ def test_runs_are_filled_up_to_a_bucket(
 
     monkeypatch.setattr(filling, "session", Counting())
     filling.warm_up()
-    assert sizes == [16, 16, 1, 1, 4, 4]
+    assert sizes == [16, 16, 1, 1, 4, 4, 16], "each size, and the eight reference images"
     for count, runs in ((1, [1]), (2, [4]), (4, [4]), (5, [16]), (40, [16, 16, 16])):
         sizes.clear()
         np.testing.assert_allclose(filling.predict(images[:count]), plain.predict(images[:count]), atol=1e-6)
         assert sizes == runs
-        for got, expected in zip(filling.explain(images[:count]), plain.explain(images[:count]), strict=True):
+        for got, expected in zip(
+            filling.predict_and_explain(images[:count]), plain.predict_and_explain(images[:count]), strict=True
+        ):
             np.testing.assert_allclose(got, expected, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Limits from the environment, and what a server with tight ones answers."""
+"""What a server with tight limits answers."""
 
 import asyncio
 import io
@@ -11,28 +11,11 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.scheduling.engine import Limits
-from serving.http.app import create_app, load
+from serving.http.app import create_app, load_model
 from serving.model.predictor import Predictor
+from tests.serving.http.test_app import NPY, error, npy
 from tests.serving.server import running
-from tests.serving.test_http import NPY, error, npy
 from xtrain.data.datasets import read_npz
-from xtrain.errors import ConfigError
-
-
-def test_limits_come_from_the_environment() -> None:
-    assert Limits.from_environment({}) == Limits()
-    given = {"XTRAIN_MAX_BATCH": "8", "XTRAIN_TIMEOUT": "2.5", "XTRAIN_MAX_DELAY_MS": "0", "XTRAIN_MODEL": "m.onnx"}
-    assert Limits.from_environment(given) == Limits(max_batch=8, timeout=2.5, max_delay_ms=0)
-    for name, value in (
-        ("MAX_BATCH", "x"),
-        ("MAX_QUEUE", "0"),
-        ("TIMEOUT", "nan"),
-        ("TIMEOUT", "inf"),
-        ("MAX_BATCH", "1.5"),
-    ):
-        with pytest.raises(ConfigError, match=f"XTRAIN_{name}"):
-            Limits.from_environment({f"XTRAIN_{name}": value})
 
 
 def test_a_full_queue_is_429(sample_model: Path, sample: Path, tmp_path: Path) -> None:
@@ -75,7 +58,7 @@ def test_bodies_under_way_take_no_more_than_they_may(
     sample_model: Path, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a client has sent of a body counts until it is answered or gone; single images are never refused for it."""
-    monkeypatch.setenv("XTRAIN_MAX_HELD_BYTES", "600000")
+    monkeypatch.setenv("XTRAIN_MEMORY_BUDGET", "600000")
     images = read_npz(sample).splits["train"].images
     large, tile = npy(images[:200]), npy(images[:1])  # 470 KB, 2 KB
     packed = io.BytesIO()
@@ -88,14 +71,14 @@ def test_bodies_under_way_take_no_more_than_they_may(
             connection = socket.create_connection(("127.0.0.1", client.base_url.port or 0), 30)
             head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: {NPY['Content-Type']}\r\nConnection: close"
             connection.sendall(f"{head}\r\nContent-Length: {len(large)}\r\n\r\n".encode() + large[:-100])
-            held(len(large) - 100 - 64 * 1024)
+            reserved(len(large) - 100 - 64 * 1024)
             return connection
 
-        def held(count: int) -> None:
+        def reserved(count: int) -> None:
             """Wait until the server has so many bytes, for 10 s."""
             for _ in range(100):
                 text = client.get("/metrics").text
-                if f"\nxtrain_held_bytes {float(count)}\n" in text:
+                if f"\nxtrain_reserved_bytes {float(count)}\n" in text:
                     return
                 time.sleep(0.1)
             raise AssertionError(text)
@@ -115,11 +98,11 @@ def test_bodies_under_way_take_no_more_than_they_may(
             assert connection.recv(12) == b"HTTP/1.1 200"
             while connection.recv(65536):
                 pass
-        held(0)
+        reserved(0)
         assert ask(large).status_code == 200
         with begin():
             error(ask(large), 429, "queue_full")
-        held(0)  # and so it is when a client vanishes
+        reserved(0)  # and so it is when a client vanishes
         assert ask(large).status_code == 200
 
 
@@ -131,7 +114,7 @@ def test_a_fault_of_our_own_is_500_and_tells_no_details(sample_model: Path, monk
 
     monkeypatch.setattr(predictor, "predict", broken)
     app = create_app()
-    load(app, predictor)
+    load_model(app, predictor)
 
     async def ask() -> tuple[httpx.Response, httpx.Response]:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -10,9 +10,9 @@ import pytest
 
 from tests.conftest import ROOT, train
 from tests.serving.server import free_port
-from tests.training.test_trainer import history
+from tests.training.loop.test_trainer import history
 from training.runs import checkpoint
-from training.runs import folder as journal
+from training.runs import folder as run_folder
 
 
 def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -40,7 +40,7 @@ def test_two_processes_are_one(sample: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1, "one process speaks"
     assert done.stderr.count("epoch 1/2") == 1
-    ours, theirs = (json.loads((run / journal.SUMMARY).read_text()) for run in (tmp_path / "two", one))
+    ours, theirs = (json.loads((run / run_folder.SUMMARY).read_text()) for run in (tmp_path / "two", one))
     assert ours["environment"]["processes"] == 2 and theirs["environment"]["processes"] == 1
     for key in ("accuracy", "precision", "recall", "f1", "rows"):
         assert ours["metrics"][key] == pytest.approx(theirs["metrics"][key], abs=1e-9), key
@@ -62,7 +62,7 @@ def test_batchnorm_dropout_and_resume_with_two(tiny: Path, tmp_path: Path) -> No
     assert torchrun(2, *options, "--epochs", 1, "-o", tmp_path / "parts").returncode == 0
     done = torchrun(2, "simplecnn", "--resume", tmp_path / "parts", "--epochs", 2)
     assert done.returncode == 0, done.stderr
-    ends = [checkpoint.load(tmp_path / run / journal.LAST).digest for run in ("whole", "parts")]
+    ends = [checkpoint.load(tmp_path / run / run_folder.LAST).digest for run in ("whole", "parts")]
     assert ends[0] == ends[1]
 
 
@@ -95,5 +95,5 @@ def test_two_machines(tiny: Path, tmp_path: Path) -> None:
     outputs = [launcher.communicate(timeout=120)[0] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
     assert "best epoch 1 of 1" in outputs[0] and "best epoch" not in outputs[1]
-    summary = json.loads((tmp_path / "run" / journal.SUMMARY).read_text())
+    summary = json.loads((tmp_path / "run" / run_folder.SUMMARY).read_text())
     assert summary["environment"]["processes"] == 2

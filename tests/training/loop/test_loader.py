@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from xtrain.data.datasets import Split
-from training.loop.distributed import Team
-from xtrain.errors import DataError
-from training.loop.loader import Loader, balanced, balanced_weights, shuffled
 from training.loop.device import seed_everything
+from training.loop.distributed import Process
+from training.loop.loader import Loader, balanced, balanced_weights, shuffled
+from xtrain.data.datasets import Split
+from xtrain.errors import DataError
 
 CPU = torch.device("cpu")
 
@@ -20,9 +20,9 @@ def split(rows: int) -> Split:
 @pytest.mark.parametrize(("rows", "batch", "sizes"), [(10, 4, [4, 4, 2]), (9, 4, [4, 4]), (8, 4, [4, 4]), (3, 8, [3])])
 def test_batches(rows: int, batch: int, sizes: list[int]) -> None:
     """A last batch of one is left out: BatchNorm cannot train on it."""
-    loader = Loader(split(rows), batch, CPU)
-    batches = list(loader.draw(torch.arange(rows)))
-    assert [len(part.labels) for part in batches] == [part.total for part in batches] == sizes
+    loader = Loader(split(rows), batch, Process(CPU))
+    batches = list(loader.training_batches(torch.arange(rows)))
+    assert [len(part.labels) for part in batches] == [part.global_rows for part in batches] == sizes
     assert loader.steps == len(sizes) and loader.rows_an_epoch == sum(sizes)
     for part in batches:
         assert torch.equal(part.images[:, 0, 0, 0].long(), part.labels)
@@ -32,19 +32,19 @@ def test_batches(rows: int, batch: int, sizes: list[int]) -> None:
 def test_processes_divide_every_batch(rows: int) -> None:
     """Three processes together serve what one serves; a rest with fewer than two rows for one of them is left out."""
     order = shuffled(rows, torch.Generator().manual_seed(1))
-    loaders = [Loader(split(rows), 6, CPU, Team(rank, 3)) for rank in range(3)]
-    served = [[part.labels for part in loader.draw(order)] for loader in loaders]
+    loaders = [Loader(split(rows), 6, Process(CPU, rank, 3)) for rank in range(3)]
+    served = [[part.labels for part in loader.training_batches(order)] for loader in loaders]
     assert all(loader.steps == 1 for loader in loaders)
     for step in range(loaders[0].steps):
         together = torch.cat([own[step] for own in served])
         assert torch.equal(together.sort().values, order[6 * step : 6 * step + 6].sort().values)
-    in_order = [torch.cat([part.labels for part in loader.in_order(2)]) for loader in loaders]
+    in_order = [torch.cat([part.labels for part in loader.ordered_batches(2)]) for loader in loaders]
     for rank, labels in enumerate(in_order):
         assert torch.equal(labels, torch.arange(rows)[rank::3])
 
 
 def test_in_order_serves_every_row() -> None:
-    labels = torch.cat([part.labels for part in Loader(split(9), 4, CPU).in_order(4)])
+    labels = torch.cat([part.labels for part in Loader(split(9), 4, Process(CPU)).ordered_batches(4)])
     assert torch.equal(labels, torch.arange(9))
 
 

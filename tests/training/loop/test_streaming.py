@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, Command, train
-from xtrain.data import catalog
 from training.runs import checkpoint
+from xtrain.data import catalog
 from xtrain.data.datasets import read_npz
-from xtrain.errors import DataError, OutputError
 from xtrain.data.mapping import MappedRows, available_memory, uncompressed_bytes
-from xtrain.data.splits import gather, partition
+from xtrain.data.splits import divide, select
+from xtrain.errors import DataError, OutputError
 
 
 @pytest.mark.parametrize("protocol", ["official", "pooled"])
@@ -31,8 +31,8 @@ def test_mapped_rows_are_the_rows(sample: Path, tmp_path: Path) -> None:
     memory, mapped = read_npz(sample), read_npz(sample, unpack_to=tmp_path)
     assert mapped.md5 == memory.md5
     for protocol in ("official", "pooled"):
-        divided = partition(memory, protocol)
-        ours, theirs = gather(mapped, divided, "train"), gather(memory, divided, "train")
+        divided = divide(memory, protocol)
+        ours, theirs = select(mapped, divided, "train"), select(memory, divided, "train")
         assert isinstance(ours.images, MappedRows) and ours.images.shape == theirs.images.shape
         assert (ours.images[:] == theirs.images).all() and (ours.labels == theirs.labels).all()
         assert (ours.images[np.array([5, 2, 5])] == theirs.images[[5, 2, 5]]).all()

@@ -1,27 +1,29 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.conftest import train
-from training.runs import checkpoint
-from training.runs import folder as journal
 from training.loop.schedule import EarlyStopping
+from training.optimizers import OPTIMIZERS, SCHEDULERS
+from training.runs import checkpoint
+from training.runs import folder as run_folder
 
 
 def history(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / journal.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (run / run_folder.METRICS).read_text().splitlines()]
 
 
 def test_the_run_folder_is_complete(sample_run: Path) -> None:
-    assert {path.name for path in sample_run.iterdir()} == set(journal.FILES)
-    for name in (journal.CURVES, journal.CONFUSION, journal.CLASSES):
+    assert {path.name for path in sample_run.iterdir()} == set(run_folder.FILES)
+    for name in (run_folder.CURVES, run_folder.CONFUSION, run_folder.CLASSES):
         assert (sample_run / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_summary_is_of_the_best_epoch(sample_run: Path) -> None:
-    summary = json.loads((sample_run / journal.SUMMARY).read_text())
+    summary = json.loads((sample_run / run_folder.SUMMARY).read_text())
     epochs = history(sample_run)
     best = checkpoint.load(sample_run)
     figures = summary["metrics"]
@@ -31,20 +33,21 @@ def test_the_summary_is_of_the_best_epoch(sample_run: Path) -> None:
     assert summary["digest"] == best.digest
     assert summary["seconds"] > summary["train_seconds"] > 0
     # Its own figures again, from the weights on disk.
-    from xtrain.data import catalog
+    from training.loop.distributed import Process
     from training.loop.loader import Loader
+    from training.loop.prediction import predict
+    from xtrain.data import catalog
     from xtrain.metrics import evaluate
-    from training.loop.trainer import predict
 
     dataset = catalog.load(best.config.data)
     val = dataset.splits["val"]
     assert val.labels is not None
-    again = evaluate(val.labels, predict(best.classifier(), Loader(val, 32, torch.device("cpu"))))
+    again = evaluate(val.labels, predict(best.classifier(), Loader(val, 32, Process(torch.device("cpu")))))
     assert again.accuracy == figures["accuracy"] and again.loss == pytest.approx(figures["loss"], rel=1e-5)
 
 
 def test_the_class_distribution_is_told(sample_run: Path) -> None:
-    distribution = json.loads((sample_run / journal.SUMMARY).read_text())["class_distribution"]
+    distribution = json.loads((sample_run / run_folder.SUMMARY).read_text())["class_distribution"]
     assert sum(distribution["rows"]) == 850 and len(set(distribution["rows"])) > 1
     assert distribution["drawn"] == pytest.approx([850 / 9] * 9)
 
@@ -74,7 +77,7 @@ def test_the_same_seed_gives_the_same_bits(tiny: Path, tmp_path: Path) -> None:
 def test_early_stopping_keeps_the_best(tiny: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", "simplecnn", "--data", tiny, "--epochs", 60, "--patience", 3, "--plateau-patience", 1)
     epochs = history(run)
-    summary = json.loads((run / journal.SUMMARY).read_text())
+    summary = json.loads((run / run_folder.SUMMARY).read_text())
     assert summary["stopped_early"] and len(epochs) < 60
     first_best = max(range(len(epochs)), key=lambda index: epochs[index]["val_accuracy"])
     assert len(epochs) == first_best + 1 + 3
@@ -98,9 +101,21 @@ def test_the_learning_rate_drops_on_a_plateau(tiny: Path, tmp_path: Path) -> Non
     assert [epoch["lr"] for epoch in epochs] == pytest.approx([1e-6] * 5 + [0.25e-6])
 
 
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam", "adamw", "nadam", "rmsprop", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_trains(tiny: Path, tmp_path: Path, optimizer: str) -> None:
     options = ["--epochs", 4, "--batch-size", 6, "--lr", 0.001, "--augment", "none", "--optimizer", optimizer]
     run = train(tmp_path / "run", "simplecnn-v1", "--data", tiny, *options)
     losses = [epoch["train_loss"] for epoch in history(run)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_with_every_scheduler(optimizer: str, scheduler: str, tiny: Path, tmp_path: Path) -> None:
+    """Each combination trains and resumes; a scheduler gives no optimizer a momentum that it had not."""
+    options = ["--optimizer", optimizer, "--scheduler", scheduler, "--epochs", 2, "--augment", "none"]
+    run = train(tmp_path / "run", "simplecnn-v1", "--data", tiny, *options)
+    assert all(np.isfinite(epoch["train_loss"]) for epoch in history(run))
+    groups = checkpoint.load(run / run_folder.LAST).training["optimizer"]["param_groups"]
+    if optimizer == "rmsprop":
+        assert groups[0]["momentum"] == 0

@@ -1,23 +1,28 @@
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.mirror import serving
-from xtrain.errors import WeightsError
+from tests.fileserver import serving
+from training.models.pretrained import fit_weights, load_pretrained
 from training.models.registry import ARCHITECTURES, build
-from training.models.registry import pretrained as module
-from training.models.pretrained import fit_weights, load_pretrained, url_of
+from xtrain.errors import WeightsError
 
-PRETRAINED = [name for name, entry in ARCHITECTURES.items() if entry.pretrained]
+PRETRAINED = [name for name, entry in ARCHITECTURES.items() if entry.weights]
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_every_address_carries_a_hash(name: str) -> None:
-    assert torch.hub.HASH_REGEX.search(url_of(name)), "check_hash needs the hash in the file's name"
-    assert url_of(name).startswith("https://")
+    weights = ARCHITECTURES[name].weights
+    assert weights and torch.hub.HASH_REGEX.search(weights.url), "check_hash needs the hash in the file's name"
+    assert weights.url.startswith("https://")
+    if name != "xception":
+        from torchvision.models import get_model_weights
+
+        assert weights.url == get_model_weights(name.removesuffix("-bn"))["IMAGENET1K_V1"].url
 
 
 def published(name: str) -> dict[str, torch.Tensor]:
@@ -55,6 +60,13 @@ def test_weights_of_another_network_are_refused() -> None:
         fit_weights(network, "resnet34", published("resnet18"))
 
 
+def publish_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Let resnet18's published weights lie elsewhere."""
+    entry = ARCHITECTURES["resnet18"]
+    assert entry.weights
+    monkeypatch.setitem(ARCHITECTURES, "resnet18", replace(entry, weights=replace(entry.weights, url=url)))
+
+
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     folder = tmp_path / "mirror"
@@ -71,7 +83,7 @@ def test_fetched_once_checked_and_cached(
     digest = hashlib.sha256((folder / "raw.pth").read_bytes()).hexdigest()[:8]
     (folder / "raw.pth").rename(folder / f"resnet18-{digest}.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(module, "url_of", lambda name: f"{address}/resnet18-{digest}.pth")
+    publish_at(monkeypatch, f"{address}/resnet18-{digest}.pth")
     network = build("resnet18", channels=3, classes=9, image_size=224)
     load_pretrained(network, "resnet18")
     assert torch.equal(network.state_dict()["conv1.weight"], published("resnet18")["conv1.weight"])
@@ -85,7 +97,7 @@ def test_a_file_with_another_hash_is_refused(
     address, folder = mirror
     torch.save(published("resnet18"), folder / "resnet18-00000000.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(module, "url_of", lambda name: f"{address}/resnet18-00000000.pth")
+    publish_at(monkeypatch, f"{address}/resnet18-00000000.pth")
     with pytest.raises(WeightsError, match="invalid hash value"):
         load_pretrained(build("resnet18", channels=3, classes=9, image_size=224), "resnet18")
     assert not list((tmp_path / "hub").rglob("*.pth"))
@@ -94,6 +106,6 @@ def test_a_file_with_another_hash_is_refused(
 def test_offline_says_what_to_do(tmp_path: Path, mirror: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     address, _ = mirror
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(module, "url_of", lambda name: f"{address}/resnet18-f37072fd.pth")
+    publish_at(monkeypatch, f"{address}/resnet18-f37072fd.pth")
     with pytest.raises(WeightsError, match=r"resnet18-f37072fd.pth by other means.*hub.*--no-pretrained"):
         load_pretrained(build("resnet18", channels=3, classes=9, image_size=224), "resnet18")

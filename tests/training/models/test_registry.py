@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from xtrain.errors import ConfigError
-from training.models.registry import ARCHITECTURES, build, find
 from training.models.dropout import ByteDropout
+from training.models.registry import ARCHITECTURES, build, find
+from xtrain.errors import ConfigError
 
 # Parameters at 3 channels, 1000 classes, as their papers and torchvision's documentation count them.
 PUBLISHED = {
@@ -62,7 +62,7 @@ def kinds(network: nn.Module) -> list[str]:
 
 def test_simplecnn_v1_layers() -> None:
     assert kinds(build("simplecnn-v1", channels=1, classes=10, image_size=28)) == [
-        "Conv2d", "LeakyReLU", "MaxPool2d", "Conv2d", "LeakyReLU", "MaxPool2d", "Linear",
+        "Conv2d", "LeakyReLU", "MaxPool2d", "Conv2d", "LeakyReLU", "MaxPool2d", "Flatten", "Linear",
     ]  # fmt: skip
 
 

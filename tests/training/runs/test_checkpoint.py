@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from training.runs import checkpoint
+from xtrain.data import catalog
 from xtrain.errors import CheckpointError
 
 
-def test_a_run_reads_back(sample_run: Path) -> None:
+def test_a_run_reads_back(sample_run: Path, sample: Path) -> None:
     best = checkpoint.load(sample_run)
     assert best.config.model == "simplecnn" and best.config.seed == 22
-    assert best.spec.shape == (28, 28, 3) and best.spec.classes[0] == "adipose"
+    assert best.spec.shape == (28, 28, 3) and best.spec.classes == catalog.load(str(sample)).classes
     assert best.data.protocol == "official" and best.data.rows == {"train": 850, "val": 150, "test": 302}
     logits = best.classifier()(torch.zeros(2, 28, 28, 3, dtype=torch.uint8))
     assert logits.shape == (2, 9)

@@ -7,8 +7,8 @@ import struct
 import termios
 from typing import Any
 
-from xtrain.metrics import evaluate
 from training.runs.progress import BarProgress, LineProgress, choose_progress
+from xtrain.metrics import evaluate
 
 ENTRY: dict[str, Any] = {
     "epoch": 1, "train_loss": 1.0, "val_loss": 0.5, "val_accuracy": 0.75, "lr": 0.001, "seconds": 2.0

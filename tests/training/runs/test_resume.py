@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Command, train
-from tests.training.test_trainer import history
+from tests.training.loop.test_trainer import history
 from training.runs import checkpoint
-from training.runs import folder as journal
+from training.runs import folder as run_folder
 
 OPTIONS = {
     "adam": ["simplecnn"],
@@ -24,7 +24,7 @@ OPTIONS = {
 
 
 def digests(run: Path) -> tuple[str, str]:
-    return checkpoint.load(run / journal.BEST).digest, checkpoint.load(run / journal.LAST).digest
+    return checkpoint.load(run / run_folder.BEST).digest, checkpoint.load(run / run_folder.LAST).digest
 
 
 def untimed(run: Path) -> list[dict[str, float]]:
@@ -70,8 +70,8 @@ def test_four_epochs_are_two_and_two(sample: Path, tmp_path: Path, options: list
 
 def stop_after(epochs: int, run: Path, *options: object) -> None:
     """Train in this process and interrupt it as Ctrl-C would, when that many epochs are written."""
-    from training.runs.progress import LineProgress
     from training.run import Interrupted
+    from training.runs.progress import LineProgress
 
     honest = LineProgress.epoch
 
@@ -136,7 +136,7 @@ def test_death_between_last_and_best(sample: Path, tmp_path: Path) -> None:
     parts = train(tmp_path / "parts", "simplecnn", "--data", sample, "--epochs", 2, "--patience", 9)
     assert checkpoint.load(parts).epoch == 2, "the second epoch is the better one in this run"
     earlier = train(tmp_path / "earlier", "simplecnn", "--data", sample, "--epochs", 1, "--patience", 9)
-    (parts / journal.BEST).write_bytes((earlier / journal.BEST).read_bytes())
+    (parts / run_folder.BEST).write_bytes((earlier / run_folder.BEST).read_bytes())
     subprocess_free_resume("simplecnn", parts, "--epochs", 3)
     assert digests(parts) == digests(whole)
 

@@ -42,10 +42,10 @@ def test_class_names_travel_in_the_file(tmp_path: Path) -> None:
     assert read_npz(path).classes == ("a", "b", "c")
 
 
-def test_gather_crosses_splits(sample: Path) -> None:
+def test_take_crosses_splits(sample: Path) -> None:
     dataset = read_npz(sample)
     rows = np.array([849, 850, 1001, 0])
-    got = dataset.gather(rows)
+    got = dataset.take(rows)
     parts = [dataset.splits["train"], dataset.splits["val"], dataset.splits["test"]]
     expected = [parts[0].images[849], parts[1].images[0], parts[2].images[1], parts[0].images[0]]
     assert (got.images == np.stack(expected)).all()

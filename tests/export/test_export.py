@@ -7,13 +7,15 @@ import onnxruntime
 import pytest
 import torch
 
-from export.write import Options, export_runs
+from export.export import export_runs
+from export.options import ExportOptions
 from serving.model.card import Card
 from serving.model.predictor import Predictor
 from tests.conftest import Command, train
-from training.runs import checkpoint
-from xtrain.data.datasets import read_npz
 from training.models.registry import ARCHITECTURES
+from training.runs import checkpoint
+from xtrain.data import catalog
+from xtrain.data.datasets import read_npz
 
 
 def test_one_self_contained_file(sample_model: Path) -> None:
@@ -43,7 +45,7 @@ def test_any_batch_size_gives_torchs_probabilities(
     assert calibration is not None
     with torch.inference_mode():
         logits = checkpoint.load(sample_run).classifier()(torch.from_numpy(images))
-        expected = (logits / calibration["temperature"]).softmax(1).numpy()
+        expected = (logits / calibration.temperature).softmax(1).numpy()
     np.testing.assert_allclose(got, expected, atol=1e-5)
     np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-5)
 
@@ -53,15 +55,15 @@ def test_the_card_tells_everything(sample_model: Path, sample_run: Path, sample:
     card = Card.from_json(properties["card"])
     best = checkpoint.load(sample_run)
     assert card.name == "sample" and card.classes == best.spec.classes and card.shape == (28, 28, 3)
-    assert card.members[0]["architecture"] == "simplecnn" and card.members[0]["digest"] == best.digest
-    assert card.data["md5"] == read_npz(sample).md5 and card.data["licence"] == "CC BY 4.0"
+    assert card.members[0].architecture == "simplecnn" and card.members[0].digest == best.digest
+    assert card.data.md5 == read_npz(sample).md5 and card.data.licence == catalog.load(str(sample)).licence
     assert "Not a medical device" in card.intended_use and card.packages["torch"]
     assert (card.weighting, card.tta, card.explain, card.precision) == ("equal", None, None, "fp32")
-    assert card.parity["images"] == 256 and card.parity["accuracy_torch"] == card.parity["accuracy_onnxruntime"]
+    assert card.parity.images == 256 and card.parity.accuracy_torch == card.parity.accuracy_onnxruntime
     (figures,) = card.metrics
-    assert (figures["protocol"], figures["split"], figures["rows"]) == ("official", "val", 150)
+    assert (figures.protocol, figures.split, figures.metrics.rows) == ("official", "val", 150)
     # onnxruntime's figures, which must equal those of training.
-    assert figures["accuracy"] == best.metrics["accuracy"]
+    assert figures.metrics.accuracy == best.metrics["accuracy"]
 
 
 def test_nothing_of_this_machine_is_in_the_file(sample_model: Path) -> None:
@@ -70,7 +72,7 @@ def test_nothing_of_this_machine_is_in_the_file(sample_model: Path) -> None:
 
 
 def test_the_same_run_gives_the_same_bytes(sample_model: Path, sample_run: Path, tmp_path: Path) -> None:
-    export_runs([sample_run], tmp_path / "again.onnx", Options(name="sample"))
+    export_runs([sample_run], tmp_path / "again.onnx", ExportOptions(name="sample"))
     assert (tmp_path / "again.onnx").read_bytes() == sample_model.read_bytes()
     assert (tmp_path / "again.md").read_bytes() == sample_model.with_suffix(".md").read_bytes()
 
@@ -83,7 +85,7 @@ SIZES = {"alexnet": 72, "alexnet-bn": 72, "xception": 100} | {f"resnet{depth}": 
 def test_every_architecture_exports(name: str, tiny: Path, tmp_path: Path) -> None:
     """Trained a step, exported through its gate (1e-5 on real images), and answering at another batch size."""
     size = ["--image-size", SIZES[name]] if name in SIZES else []
-    pretrained = ["--no-pretrained"] if ARCHITECTURES[name].pretrained else []
+    pretrained = ["--no-pretrained"] if ARCHITECTURES[name].weights else []
     run = train(tmp_path / "run", name, "--data", tiny, "--epochs", 1, "--batch-size", 36, *size, *pretrained)
     done = export_runs([run], tmp_path / "model.onnx")
     assert done.parity.max_difference <= 1e-5 and done.parity.images == 72
@@ -102,16 +104,16 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> list[Pat
 
 
 def test_an_ensemble_is_the_mean_of_its_members(two_runs: list[Path], sample: Path, tmp_path: Path) -> None:
-    done = export_runs(two_runs, tmp_path / "ensemble.onnx", Options(calibrate=False))
+    done = export_runs(two_runs, tmp_path / "ensemble.onnx", ExportOptions(calibrate=False))
     images = read_npz(sample).splits["test"].images
     for index, run in enumerate(two_runs):
-        export_runs([run], tmp_path / f"{index}.onnx", Options(calibrate=False))
+        export_runs([run], tmp_path / f"{index}.onnx", ExportOptions(calibrate=False))
     single = [Predictor(tmp_path / f"{index}.onnx").predict(images) for index in range(2)]
     assert np.abs(single[0] - single[1]).max() > 0.01
     got = Predictor(tmp_path / "ensemble.onnx").predict(images)
     np.testing.assert_allclose(got, (single[0] + single[1]) / 2, atol=1e-6)
-    assert [member["weight"] for member in done.card.members] == [0.5, 0.5]
-    assert [member["image_size"] for member in done.card.members] == [28, 32]
+    assert [member.weight for member in done.card.members] == [0.5, 0.5]
+    assert [member.image_size for member in done.card.members] == [28, 32]
 
 
 def test_members_of_other_splits_are_refused(
@@ -175,9 +177,8 @@ def test_a_failing_gate_leaves_no_file(
     command: Command, sample_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The graph is made wrong on purpose: one weight of the exported file differs from torch's."""
-    from export import write
 
-    honest = write.trace
+    from export.trace import trace as honest
 
     def dishonest(*arguments: object) -> onnx.ModelProto:
         model = honest(*arguments)  # type: ignore[arg-type]
@@ -187,7 +188,7 @@ def test_a_failing_gate_leaves_no_file(
         weight.raw_data = values.tobytes()
         return model
 
-    monkeypatch.setattr(write, "trace", dishonest)
+    monkeypatch.setattr("export.export.trace", dishonest)
     model = tmp_path / "m.onnx"
     model.write_text("an earlier one")
     result = command("xexport", sample_run, "-o", model, "--overwrite")
@@ -245,20 +246,20 @@ def test_show_prints_the_card_without_torch_or_onnx(sample_model: Path) -> None:
 def test_the_model_card_tells_what_a_reader_needs(sample_model: Path, sample_run: Path) -> None:
     text = sample_model.with_suffix(".md").read_text()
     card = Predictor(sample_model).card
-    figures = card.metrics[0]
+    figures = card.metrics[0].metrics
     for needed in (
         "do not use it for decisions about patients",
-        "licence: CC BY 4.0",
+        f"licence: {card.data.licence}",
         "Protocol: official",
-        f"{figures['accuracy']:.4f} (95 % interval",
-        f"{figures['ece']:.4f}",
+        f"{figures.accuracy:.4f} (95 % interval",
+        f"{figures.ece:.4f}",
         "No test row was used",
         "## Confusion matrix",
         "| 0.93 to 1.00 |",
         *card.classes,
     ):
         assert needed in text, needed
-    confusion = np.array(figures["confusion"])
+    confusion = np.array(figures.confusion)
     for index, name in enumerate(card.classes):
         hits, true, predicted = confusion[index, index], confusion[index].sum(), confusion[:, index].sum()
         precision = f"{hits / predicted:.4f}" if predicted else "-"

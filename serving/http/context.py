@@ -1,0 +1,151 @@
+"""What belongs to one request from its first byte to its last, and the middleware that enters and leaves it."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.http import errors
+from serving.http.access import Access, Authorization
+from serving.http.accesslog import AccessLog
+from serving.http.errors import HTTPError
+from serving.http.metrics import Metrics
+from serving.scheduling.engine import Engine
+from serving.scheduling.memory import MemoryBudget, Reservation
+
+CLIENT_CLOSED = 499  # nginx's status of a request whose client left before the response; only ever logged
+
+
+class RequestContext:
+    """One request's id, engine, memory, deadline, and whether its client is still connected.
+
+    Attributes:
+        id: the client's `X-Request-ID` if it is printable and short, else a new one.
+        memory: reserved of the memory budget.
+        deadline: of `time.monotonic`, until when the response is due.
+        disconnected: whether the client left before the response; the request is then cancelled.
+        operation: name of the operation that answers, for metrics.
+    """
+
+    def __init__(self, identifier: str, memory: Reservation, timeout: float) -> None:
+        self.id, self.memory, self.timeout = identifier, memory, timeout
+        self.deadline = time.monotonic() + timeout
+        self.disconnected = False
+        self.operation = "none"
+        self._engine: Engine | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    def use(self, engine: Engine | None) -> Engine:
+        """Return the engine of this request: the first one it used, whatever model is loaded meanwhile.
+
+        Raises:
+            HTTPError: 503, no model is loaded yet.
+        """
+        if self._engine is None:
+            if engine is None:
+                raise HTTPError(503, "the model is still loading; try again when /readyz answers 200")
+            engine.acquire()
+            self._engine = engine
+        return self._engine
+
+    def body_received(self, receive: Receive) -> None:
+        """Start the deadline of the response, and cancel the request should its client disconnect before it."""
+        self.deadline = time.monotonic() + self.timeout
+        handler = asyncio.current_task()
+        if handler is not None and self._watcher is None:
+            self._watcher = asyncio.create_task(self._cancel_on_disconnect(receive, handler))
+
+    async def _cancel_on_disconnect(self, receive: Receive, handler: "asyncio.Task[object]") -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.disconnected = True
+        handler.cancel()
+
+    def close(self) -> None:
+        """Release the engine and the memory."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._engine is not None:
+            self._engine.release()
+        self.memory.release()
+
+
+def context(request: Request) -> RequestContext:
+    """Return the context of a request."""
+    current: RequestContext = request.scope["context"]
+    return current
+
+
+def engine(request: Request) -> Engine:
+    """Return the engine that answers a request from its beginning to its end.
+
+    Raises:
+        HTTPError: 503, no model is loaded yet.
+    """
+    return context(request).use(request.app.state.engine)
+
+
+class RequestMiddleware:
+    """ASGI middleware: enters a `RequestContext`, checks the token, counts and logs every request."""
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, authorization: Authorization, budget: MemoryBudget, timeout: float
+    ) -> None:
+        self.app, self.metrics, self.authorization = app, metrics, authorization
+        self.budget, self.timeout, self.log = budget, timeout, AccessLog()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it; count and log it in any case."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        current = RequestContext(_request_id(headers), self.budget.reservation(), self.timeout)
+        scope["context"] = current
+        began, status = time.perf_counter(), 500
+
+        async def watched_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = current.id
+            await send(message)
+
+        try:
+            missing = self.authorization.missing(_access(scope), headers.get("authorization", ""))
+            if missing:
+                self.metrics.rejected.labels(errors.CODES[401]).inc()
+                refusal = HTTPError(401, f"{missing} is needed; send the header Authorization: Bearer TOKEN")
+                await errors.error_response(Request(scope), refusal)(scope, receive, watched_send)
+            else:
+                await self.app(scope, receive, watched_send)
+        except asyncio.CancelledError:
+            if not current.disconnected:
+                raise  # the server is stopping
+            status = CLIENT_CLOSED
+        finally:
+            current.close()
+            seconds = time.perf_counter() - began
+            self.metrics.requests.labels(current.operation, str(status)).inc()
+            self.metrics.seconds.labels(current.operation).observe(seconds)
+            self.log.add(current.id, scope["method"], scope["path"], status, seconds)
+
+
+def _access(scope: Scope) -> Access:
+    """Return who may send this request; an unknown path or method needs a token like any other."""
+    with contextlib.suppress(KeyError):
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        access: Access = scope["app"].state.access[method, scope["path"]]
+        return access
+    return "token"
+
+
+def _request_id(headers: Headers) -> str:
+    identifier = headers.get("x-request-id", "")
+    if 0 < len(identifier) <= 128 and identifier.isascii() and identifier.isprintable():
+        return identifier
+    return uuid.uuid4().hex

@@ -1,0 +1,185 @@
+"""The table of operations: path, method, media types, limits, statuses and access, each said once.
+
+The router (`routes`), the access check and the OpenAPI description are made of it.
+"""
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from serving.http import model, oip, openapi, predict
+from serving.http.bodies import MAX_JSON
+from serving.http.context import context
+from serving.http.errors import HTTPError
+from serving.http.operations import BINARY, Endpoint, MediaType, Operation, Schema
+from serving.images.decode import MEDIA_TYPES
+
+MAX_SWAP_BYTES = 4096
+RUNS = (500, 503, 504)  # what an operation that runs the model can fail with
+TEXT: Schema = {"type": "string"}
+_FORM = openapi.object_schema({"image": {"type": "array", "items": BINARY}})
+_TOP = openapi.query("top", {"type": "integer", "minimum": 1}, "that many best classes")
+_EXPLAIN = openapi.query("explain", {"type": "boolean"}, "a PNG overlay of the heatmap, where the model has one")
+_MANY = MediaType(BINARY, "max_batch_bytes")
+_INFER = {
+    "application/json": MediaType(openapi.ref("InferRequest"), "max_batch_bytes"),
+    "application/octet-stream": _MANY,
+}
+_INFERRED = {"application/json": MediaType(openapi.ref("InferResponse")), "application/octet-stream": MediaType(BINARY)}
+
+
+def _json(name: str) -> dict[str, MediaType]:
+    return {"application/json": MediaType(openapi.ref(name))}
+
+
+async def describe(request: Request) -> Response:
+    """Answer with the OpenAPI description."""
+    return openapi.response(OPERATIONS, request.app.state.settings)
+
+
+_V1 = (
+    Operation(
+        "/v1/predict",
+        "POST",
+        predict.predict,
+        "Classes and probabilities of an image, of the files of a form, or of the rows of an array.",
+        _json("Predictions"),
+        body={
+            **{kind: MediaType(BINARY) for kind in MEDIA_TYPES},
+            predict.FORM: MediaType(_FORM, "max_batch_bytes"),
+            predict.NPY: _MANY,
+        },
+        statuses=(415, 422, *RUNS),
+        parameters=(_TOP, _EXPLAIN),
+    ),
+    Operation(
+        "/v1/classify",
+        "POST",
+        predict.classify,
+        "The same for pixels as JSON; what bentoml.SyncHTTPClient calls.",
+        _json("Predictions"),
+        body={"application/json": MediaType(openapi.ref("Pixels"), MAX_JSON)},
+        statuses=(415, 422, *RUNS),
+    ),
+    Operation(
+        "/v1/score",
+        "POST",
+        predict.score,
+        "The ID,CLASS table of all images, complete or an error.",
+        {"text/csv": MediaType(TEXT)},
+        body={
+            predict.NPY: _MANY,
+            "application/octet-stream": _MANY,
+            "application/zip": _MANY,
+            "application/x-npz": _MANY,
+        },
+        statuses=(415, 422, *RUNS),
+    ),
+    Operation(
+        "/v1/model", "GET", model.show_card, "The card of the model that answers.", _json("Card"), statuses=(503,)
+    ),
+    Operation(
+        "/v1/model",
+        "POST",
+        model.swap_model,
+        "Load another file of the model's folder; needs an admin's token.",
+        _json("Model"),
+        body={"application/json": MediaType(openapi.object_schema({"path": TEXT}), MAX_SWAP_BYTES)},
+        statuses=(422,),
+        access="admin",
+        any_body=True,
+    ),
+    Operation(
+        "/v1/openapi.json",
+        "GET",
+        describe,
+        "This description.",
+        {"application/json": MediaType({"type": "object"})},
+        access="open",
+    ),
+)
+_V2 = (
+    Operation("/v2", "GET", oip.server, "The server's name, version and extensions.", _json("Server")),
+    Operation("/v2/health/live", "GET", oip.live, "Whether it is alive.", _json("Live"), access="open"),
+    Operation(
+        "/v2/health/ready",
+        "GET",
+        oip.ready,
+        "Whether its model is ready.",
+        _json("Ready"),
+        statuses=(503,),
+        access="open",
+    ),
+)
+
+
+def _v2_model(base: str, names: tuple[str, ...]) -> tuple[Operation, ...]:
+    """Return the operations of a model below one of its two addresses."""
+    path = tuple(openapi.path_parameter(name) for name in names)
+    return (
+        Operation(base, "GET", oip.metadata, "Tensors of the model.", _json("Metadata"), {}, (404, 503), path),
+        Operation(
+            f"{base}/ready", "GET", oip.model_ready, "Whether it is ready.", _json("ModelReady"), {}, (404, 503), path
+        ),
+        Operation(
+            f"{base}/infer",
+            "POST",
+            oip.infer,
+            "Run it on a tensor of images.",
+            _INFERRED,
+            _INFER,
+            (404, 422, *RUNS),
+            path,
+            any_body=True,
+        ),
+    )
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    *_V1,
+    *_V2,
+    *_v2_model("/v2/models/{name}", ("name",)),
+    *_v2_model("/v2/models/{name}/versions/{version}", ("name", "version")),
+    Operation(
+        "/metrics",
+        "GET",
+        model.show_metrics,
+        "Prometheus metrics.",
+        {"text/plain": MediaType(TEXT)},
+        access="open",
+    ),
+)
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+
+
+def routes() -> list[Route]:
+    """Return the router's routes: one an operation, and one for every other path below /v1 and /v2."""
+    known = [Route(entry.path, _endpoint(entry), methods=[entry.method]) for entry in OPERATIONS]
+
+    async def unknown(request: Request) -> Response:
+        context(request).operation = "unknown"
+        allowed: set[str] = set()
+        for route in known:
+            if route.matches(request.scope)[0] is Match.PARTIAL:
+                allowed |= (route.methods or set()) - {"HEAD"}
+        if allowed:
+            methods = sorted(allowed)
+            raise HTTPError(405, f"this path takes {' or '.join(methods)}", {"Allow": ", ".join(methods)})
+        raise HTTPError(404, "no operation has this path; POST /v1/predict, POST /v1/score, GET /v1/model, or /v2")
+
+    others = [Route(f"/{version}/{{path:path}}", unknown, methods=METHODS) for version in ("v1", "v2")]
+    return [*known, *others]
+
+
+def _endpoint(operation: Operation) -> Callable[[Request], object]:
+    """Return the operation's endpoint; it finds the operation in the request, and metrics its name."""
+    answer: Endpoint = operation.endpoint
+
+    async def endpoint(request: Request) -> Response:
+        request.scope["operation"] = operation
+        context(request).operation = answer.__name__
+        return await answer(request)
+
+    return endpoint

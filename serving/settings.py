@@ -1,0 +1,44 @@
+"""The settings of one server: `xserve`'s options, the `XTRAIN_…` environment variables of a container, the limits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.model.devices import DEVICES
+from xtrain.options import option
+
+DEFAULT_MODEL = Path("/models/model.onnx")  # where a container finds it mounted
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What one server serves, and what it accepts."""
+
+    model: Path = option(DEFAULT_MODEL, metavar="M.onnx", help="The exported file.")
+    device: str = option("auto", choices=DEVICES, help="Where to compute; auto: CUDA where it works.")
+    threads: int = option(0, low=0, high=1024, help="Threads of one run on the CPU; 0: one a core.")
+    max_batch: int = option(64, low=1, help="Largest number of images in one run.")
+    max_delay_ms: float = option(
+        0.0, low=0, help="Milliseconds that an idle server waits for more images before it runs."
+    )
+    max_queue: int = option(1024, low=1, help="Images that may wait for a run; more are refused with 429.")
+    timeout: float = option(
+        30.0, low=0, open_low=True, help="Seconds until a request is given up: its body with 408, its answer with 504."
+    )
+    max_bytes: int = option(16 * MIB, low=1, help="Largest body of one image, in bytes.")
+    max_batch_bytes: int = option(64 * MIB, low=1, help="Largest body of many images, in bytes, unpacked ones too.")
+    memory_budget: int = option(
+        256 * MIB, low=1, help="Bytes that the bodies of all requests may take together; more are refused with 429."
+    )
+    tokens: Path | None = option(
+        None,
+        metavar="FILE",
+        default_text="no token needed",
+        help="File of bearer tokens, one a line, of which every request needs one.",
+    )
+    admin_tokens: Path | None = option(
+        None,
+        metavar="FILE",
+        default_text="nobody may",
+        help="File of the tokens that may POST /v1/model to load another file of the model's folder.",
+    )

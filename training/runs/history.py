@@ -1,0 +1,51 @@
+"""What the training loop tells: one record an epoch, and the outcome of the whole."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from xtrain.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known at the end of training.
+
+    `seconds` are the wall time of all epochs, also those before a resumption; `train_seconds` is it without
+    validation; `images_per_second` is of training alone.
+    """
+
+    best_epoch: int
+    best: Metrics
+    history: list[dict[str, Any]]
+    stopped_early: bool
+    seconds: float
+    train_seconds: float
+    images_per_second: float
+
+
+def epoch_record(
+    epoch: int, lr: float, train_loss: float, metrics: Metrics, rows: int, seconds: tuple[float, float]
+) -> dict[str, Any]:
+    """Return the line of `metrics.jsonl` for one epoch.
+
+    Args:
+        epoch: from 1.
+        lr: learning rate at its start.
+        train_loss: mean cross-entropy over the rows trained on.
+        metrics: of the validation split.
+        rows: trained on, over all processes.
+        seconds: of training, and of the whole epoch.
+    """
+    training, whole = seconds
+    return {
+        "epoch": epoch,
+        "lr": lr,
+        "train_loss": train_loss,
+        "val_loss": metrics.loss,
+        "val_accuracy": metrics.accuracy,
+        "val_f1": metrics.f1,
+        "val_auc": metrics.auc,
+        "train_seconds": round(training, 3),
+        "seconds": round(whole, 3),
+        "images_per_second": round(rows / training, 1),
+    }

@@ -1,0 +1,155 @@
+"""The public functions: each loads the part it needs and calls the function that the command calls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export.publish import Exported
+    from scoring.evaluate import Evaluation
+    from scoring.score import Scored
+    from serving.model.predictor import Predictor
+    from training.runs.folder import Run
+
+
+def train(model: str, data: str | Path | None = None, *, progress: bool = True, **options: Any) -> Run:
+    """Train one model and write its run folder; what `xtrain MODEL` does.
+
+    Args:
+        model: name of an architecture; `xtrain list models` shows them.
+        data: name of a data set (`pathmnist`, `mnist`, `digits`, …) or path of an `.npz`; None is PathMNIST.
+        progress: whether a bar, or a line an epoch, goes to stderr.
+        options: the command's options with underscores, such as `epochs=8`, `output="runs/a"`, `batch_norm=False`.
+
+    Returns:
+        The run: `folder`, `config`, `history`, `summary`, and the validation metrics of its `best` epoch.
+
+    Raises:
+        ConfigError: an option that does not exist, out of range, or in contradiction to another.
+        XtrainError: of another kind, as its name says; nothing is then written, or the epochs that were complete.
+    """
+    from training import run
+
+    finished = run.train(model, None if data is None else str(data), options, sys.stderr if progress else None)
+    if finished is None:  # one of torchrun's processes beside the main one
+        raise RuntimeError("only the main process of several has the run")
+    return finished
+
+
+def open_run(path: str | Path) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises:
+        CheckpointError: the folder holds no run, or its files are damaged.
+    """
+    from training.runs.folder import open_run
+
+    return open_run(path)
+
+
+def export(runs: Run | str | Path | Sequence[Run | str | Path], output: str | Path, **options: Any) -> Exported:
+    """Export one run, or several as their averaging ensemble, to one verified file; what `xexport` does.
+
+    Args:
+        runs: runs or run folders, each once.
+        output: the `.onnx` to write; `.onnx.sha256` and the model card `.md` are written beside it.
+        options: the command's options with underscores, such as `tta="dihedral"`, `explain=True`, `overwrite=True`.
+
+    Returns:
+        The `path`, the `card` inside the file, its `metrics` on the validation rows, and its `parity` with torch.
+
+    Raises:
+        ConfigError: an option that does not exist or is out of range.
+        XtrainError: of another kind, as its name says; the files are then as they were.
+    """
+    from export.export import export_runs
+    from export.options import ExportOptions
+    from xtrain.options import described, refuse_unknown
+
+    refuse_unknown(options, *described(ExportOptions))
+    several = [runs] if isinstance(runs, str | Path) or hasattr(runs, "folder") else list(runs)
+    folders = [Path(getattr(run, "folder", run)) for run in several]  # type: ignore[arg-type]
+    if options.get("data_dir") is not None:
+        options["data_dir"] = Path(options["data_dir"])
+    return export_runs(folders, Path(output), ExportOptions(**options))
+
+
+def load(model: str | Path, device: str = "auto") -> Predictor:
+    """Load an exported file; needs neither torch nor a server.
+
+    Args:
+        model: an `.onnx` that `xexport` wrote.
+        device: `auto`, `cpu`, `cuda` or `tensorrt`.
+
+    Returns:
+        A predictor: `predict` gives probabilities (N, classes), `classify` labels, `explain` heatmaps (N, H, W), each
+        of an array (N, H, W, C) uint8, or of one picture or a list of them (paths or PIL images).
+
+    Raises:
+        ModelFileError: the file is missing, damaged, or not one of `xexport`.
+        ConfigError: the device did not load.
+    """
+    from serving.model.predictor import Predictor
+
+    return Predictor(model, device)
+
+
+def evaluate(
+    model: Predictor | str | Path, data: str | Path, *, solution: str | Path | None = None, **options: Any
+) -> Evaluation:
+    """Measure an exported model on a labelled split; what `xeval` does.
+
+    Args:
+        model: a predictor, or the path of an `.onnx`.
+        data: name of a data set or path of an `.npz`.
+        solution: `ID,CLASS` file with the labels that `data` holds back.
+        options: `split` ("test"), `protocol`, `data_dir`, `device`.
+
+    Returns:
+        The `metrics`, with the `protocol` and the `split` they are of.
+
+    Raises:
+        ConfigError: an option that does not exist, or a protocol under which the model has seen the rows.
+        XtrainError: of another kind, as its name says.
+    """
+    from scoring.evaluate import evaluate
+
+    path = None if solution is None else Path(solution)
+    return evaluate(_model(model), str(data), _scoring_options(options), path)
+
+
+def score(
+    model: Predictor | str | Path, data: str | Path, output: str | Path, *, overwrite: bool = False, **options: Any
+) -> Scored:
+    """Write the class of every image of a split as `ID,CLASS`, in order; what `xscore` does.
+
+    Args:
+        model: a predictor, or the path of an `.onnx`.
+        data: name of a data set or path of an `.npz`, labelled or not.
+        output: the CSV to write.
+        overwrite: whether an existing file may be replaced.
+        options: as for `evaluate`.
+
+    Raises:
+        As `evaluate`; an existing file is then as it was.
+    """
+    from scoring.score import score
+
+    return score(_model(model), str(data), Path(output), _scoring_options(options), overwrite=overwrite)
+
+
+def _model(model: Predictor | str | Path) -> Predictor | Path:
+    return Path(model) if isinstance(model, str | Path) else model
+
+
+def _scoring_options(options: dict[str, Any]) -> Any:
+    from scoring.options import ScoringOptions
+    from xtrain.options import described, refuse_unknown
+
+    refuse_unknown(options, *described(ScoringOptions))
+    if options.get("data_dir") is not None:
+        options["data_dir"] = Path(options["data_dir"])
+    return ScoringOptions(**options)
