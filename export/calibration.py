@@ -6,7 +6,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from export.graph import SMALLEST
-from serving.model.card import Calibration
+from serving.model.card_parts import Calibration
 from xtrain.metrics import evaluate
 
 BOUNDS = (0.1, 10.0)

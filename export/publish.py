@@ -15,11 +15,8 @@ from export.plan import Plan
 from export.verify import GATES, compare, compare_heatmaps
 from export.weigh import Weighed
 from serving.model import onnxfile
-from serving.model.card import (
-    HEATMAP,
-    INPUT,
-    KEY,
-    Card,
+from serving.model.card import HEATMAP, INPUT, KEY, Card
+from serving.model.card_parts import (
     Evaluation,
     Heatmap,
     InputTensor,

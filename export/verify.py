@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.model.card import Parity
+from serving.model.card_parts import Parity
 from xtrain.errors import ExportError
 
 Probabilities = NDArray[np.float32]

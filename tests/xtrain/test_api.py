@@ -1,6 +1,9 @@
 """The public API: what a notebook calls, on real images, and the same as what the commands do."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import pytest
 from PIL import Image
 
 import xtrain
-from tests.conftest import Command
+from tests.conftest import ROOT, Command
 from training.runs import checkpoint
 from xtrain.data.datasets import read_npz
 from xtrain.errors import CheckpointError, ConfigError, ModelFileError
@@ -154,3 +157,21 @@ def test_everything_public_is_documented() -> None:
             assert (getattr(xtrain, name).__doc__ or "").strip(), name
     with pytest.raises(AttributeError):
         xtrain.nothing  # noqa: B018
+
+
+def test_a_users_script_is_type_checked(tmp_path: Path) -> None:
+    """With the package's own types: what is right passes, what is wrong is found."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import xtrain\n"
+        "run = xtrain.train('simplecnn', 'digits', epochs=1)\n"
+        "accuracy: float = run.best.accuracy\n"
+        "names: list[str] = xtrain.load('m.onnx').classify('a.png')\n"
+        "wrong: int = xtrain.evaluate('m.onnx', 'digits').protocol\n"
+    )
+    words = [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", "--config-file", ""]
+    words += ["--cache-dir", str(tmp_path / "cache"), str(script)]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    errors = [line for line in done.stdout.splitlines() if "error:" in line]
+    assert len(errors) == 1 and "script.py:5" in errors[0] and "assignment" in errors[0], done.stdout

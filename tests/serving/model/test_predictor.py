@@ -7,7 +7,7 @@ import pytest
 
 from export.export import export_runs
 from export.options import ExportOptions
-from serving.model.card import Heatmap
+from serving.model.card_parts import Heatmap
 from serving.model.devices import PROVIDERS
 from serving.model.predictor import Predictor
 from xtrain.data.datasets import read_npz
