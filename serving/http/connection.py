@@ -5,7 +5,10 @@ read.
 """
 
 import asyncio
+import contextlib
 import uuid
+from collections.abc import Callable
+from typing import Any, cast
 
 import orjson
 import uvicorn.config
@@ -13,7 +16,28 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.http import errors
 
+DISCONNECT = "xtrain.disconnect"  # the scope's extension: a set of functions that are called when the client is gone
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers, as in nginx; trailers and chunk extensions alike
+
+
+class _DroppingTransport:
+    """A transport that drops what is written after its client has gone.
+
+    uvloop raises RuntimeError for it in the moment between the end of the connection and the call of
+    `connection_lost`, which would be logged as an error of the app.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        """Write, or drop."""
+        if not self._transport.is_closing():
+            with contextlib.suppress(RuntimeError):
+                self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -23,19 +47,22 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the first request."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _DroppingTransport(transport)))
         self._request_timer: asyncio.TimerHandle | None = None  # until the next request
         self._reader_timer: asyncio.TimerHandle | None = None  # until the client reads
         self._progressed = False  # whether the last bytes completed a head or belong to a body
         self._head_bytes = 0  # bytes that did not, since the last that did
         self._in_head = False  # whether a head has begun
+        self._on_disconnect: set[Callable[[], None]] = set()
         self._start_request_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel all timers."""
+        """Cancel all timers, and the requests that are under way."""
         self._stop_request_timer()
         self.resume_writing()
         super().connection_lost(exc)
+        for callback in list(self._on_disconnect):
+            callback()
 
     def data_received(self, data: bytes) -> None:
         """Parse some bytes, unless they make a head too long."""
@@ -60,6 +87,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._progressed, self._in_head = True, False
         self._stop_request_timer()
         super().on_headers_complete()
+        self.scope.setdefault("extensions", {})[DISCONNECT] = self._on_disconnect  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Note that some of a body came."""

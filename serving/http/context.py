@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -12,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.http import errors
 from serving.http.access import Access, Authorization
 from serving.http.accesslog import AccessLog
+from serving.http.connection import DISCONNECT
 from serving.http.errors import HTTPError
 from serving.http.metrics import Metrics
 from serving.scheduling.engine import Engine
@@ -37,7 +40,8 @@ class RequestContext:
         self.disconnected = False
         self.operation = "none"
         self._engine: Engine | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._on_disconnect: set[Callable[[], None]] | None = None
+        self._cancel: Callable[[], None] | None = None
 
     def use(self, engine: Engine | None) -> Engine:
         """Return the engine of this request: the first one it used, whatever model is loaded meanwhile.
@@ -52,25 +56,36 @@ class RequestContext:
             self._engine = engine
         return self._engine
 
-    def body_received(self, receive: Receive) -> None:
-        """Start the deadline of the response, and cancel the request should its client disconnect before it."""
+    def body_received(self, scope: Scope) -> None:
+        """Start the deadline of the response, and cancel the request should its client disconnect before it.
+
+        The connection calls back (`connection`, by the scope's extension); under another server nothing is noticed.
+        Waiting for ASGI's `http.disconnect` would do under any, but lets uvicorn read on: requests that a client
+        pipelines would then fill the memory outside of the budget.
+        """
         self.deadline = time.monotonic() + self.timeout
         handler = asyncio.current_task()
-        if handler is not None and self._watcher is None:
-            self._watcher = asyncio.create_task(self._cancel_on_disconnect(receive, handler))
+        self._on_disconnect = scope.get("extensions", {}).get(DISCONNECT)
+        if self._on_disconnect is not None and self._cancel is None and handler is not None:
+            self._cancel = partial(self._disconnect, handler)
+            self._on_disconnect.add(self._cancel)
 
-    async def _cancel_on_disconnect(self, receive: Receive, handler: "asyncio.Task[object]") -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _disconnect(self, handler: "asyncio.Task[object]") -> None:
         self.disconnected = True
         handler.cancel()
 
+    def response_complete(self) -> None:
+        """Take no notice of a disconnect any more."""
+        if self._on_disconnect is not None and self._cancel is not None:
+            self._on_disconnect.discard(self._cancel)
+            self._cancel = None
+
     def close(self) -> None:
         """Release the engine and the memory."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        self.response_complete()
         if self._engine is not None:
             self._engine.release()
+            self._engine = None  # an idle connection keeps its last request, and would keep a swapped-out model
         self.memory.release()
 
 
@@ -113,6 +128,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = current.id
+            elif message["type"] == "http.response.body" and not message.get("more_body", False):
+                current.response_complete()
             await send(message)
 
         try:
@@ -123,6 +140,8 @@ class RequestMiddleware:
                 await errors.error_response(Request(scope), refusal)(scope, receive, watched_send)
             else:
                 await self.app(scope, receive, watched_send)
+            if current.disconnected:
+                await asyncio.sleep(0)  # the cancellation came too late to be raised inside; it is raised here
         except asyncio.CancelledError:
             if not current.disconnected:
                 raise  # the server is stopping

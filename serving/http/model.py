@@ -3,7 +3,6 @@
 import asyncio
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -13,6 +12,7 @@ from serving.http.context import engine
 from serving.http.errors import HTTPError
 from serving.http.metrics import Metrics
 from serving.http.responses import JSONResponse
+from serving.http.threads import run_in_thread
 from serving.model.predictor import Predictor
 from serving.model.repository import ModelRepository
 from serving.scheduling.engine import Engine
@@ -47,7 +47,7 @@ async def swap_model(request: Request) -> Response:
     async with request.app.state.swapping:
         before: Engine | None = request.app.state.engine
         try:
-            predictor = await run_in_threadpool(repository.load, name)
+            predictor = await run_in_thread(lambda: repository.load(name))
         except XtrainError as error:
             raise HTTPError(422, str(error)) from error
         load_model(request.app, predictor)

@@ -4,12 +4,13 @@ import asyncio
 import base64
 import io
 import time
+from collections.abc import Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +19,7 @@ from serving.http.context import context, engine
 from serving.http.errors import HTTPError
 from serving.http.metrics import Metrics
 from serving.http.responses import JSONResponse, as_floats
+from serving.http.threads import run_in_thread
 from serving.images.decode import MAX_PIXELS, MEDIA_TYPES, ImageTooLarge, decode_image, fit
 from serving.images.overlay import overlay
 from serving.model.card import Card
@@ -56,7 +58,7 @@ async def predict(request: Request) -> Response:
         parts = await bodies.files(request, content)
         if len(parts) == 1:
             return _predictions(model, [await _predict_encoded(request, parts[0].content, options, parts[0].name)])
-        return _predictions(model, await asyncio.gather(*(_predict_part(request, part, options) for part in parts)))
+        return _predictions(model, await _all(_predict_part(request, part, options) for part in parts))
     images = await bodies.run_off_loop(len(content), lambda: bodies.array(content, model.card.shape))
     return _predictions(model, await _predict_array(request, images, options))
 
@@ -106,14 +108,26 @@ async def _predict_encoded(
         image, pixels = _decode(metrics, content, model.card.shape, SMALL_PIXELS, options.explain)
     except ImageTooLarge:
         decoding = (content, model.card.shape, MAX_PIXELS, options.explain)
-        image, pixels = await run_in_threadpool(_decode, metrics, *decoding)
+        image, pixels = await run_in_thread(lambda: _decode(metrics, *decoding))
     named = {"name": name} if name is not None else {}
     if image is None:
         (prediction,) = _ranked(model.card, await model.predict(pixels[None], deadline), options)
         return {**named, **prediction}
     probabilities, (heatmap,) = await model.predict_and_explain(pixels[None], deadline)
     (prediction,) = _ranked(model.card, probabilities, options)
-    return {**named, **prediction, "heatmap": await run_in_threadpool(_overlay_png, image, heatmap)}
+    return {**named, **prediction, "heatmap": await run_in_thread(lambda: _overlay_png(image, heatmap))}
+
+
+async def _all(predictions: Iterable[Coroutine[Any, Any, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return all results, computed side by side; when one fails, or the request is cancelled, all others end."""
+    tasks = [asyncio.ensure_future(prediction) for prediction in predictions]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 async def _predict_part(request: Request, part: bodies.Part, options: _Options) -> dict[str, Any]:
@@ -134,7 +148,7 @@ async def _predict_array(request: Request, images: NDArray[np.uint8], options: _
         return _ranked(model.card, await model.predict(images, deadline), options)
     probabilities, heatmaps = await model.predict_and_explain(images, deadline)
     pictures = [Image.fromarray(pixels.squeeze()) for pixels in images]
-    overlays = [await run_in_threadpool(_overlay_png, *pair) for pair in zip(pictures, heatmaps, strict=True)]
+    overlays = [await run_in_thread(partial(_overlay_png, *pair)) for pair in zip(pictures, heatmaps, strict=True)]
     ranked = _ranked(model.card, probabilities, options)
     return [{**prediction, "heatmap": png} for prediction, png in zip(ranked, overlays, strict=True)]
 

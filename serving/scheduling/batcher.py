@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class Batcher:
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         item = _Item(images, loop.create_future(), time.perf_counter())
-        item.result.add_done_callback(lambda _: self._dequeue(item))
+        item.result.add_done_callback(partial(self._abandon, item))
         self._queue.append(item)
         self._rows += len(images)
         if not self._runs or self._rows >= self.max_batch:
@@ -122,6 +123,9 @@ class Batcher:
         finally:
             if alarm is not None:
                 alarm.cancel()
+            # An error's traceback refers to this frame, and the future to the error: with the images in the frame,
+            # the cycle would keep them until the next, rare garbage collection.
+            del item, images
 
     async def close(self) -> None:
         """Refuse new requests, answer those that wait, and end the thread."""
@@ -135,10 +139,15 @@ class Batcher:
                 self._thread.shutdown()
 
     def _dequeue(self, item: _Item) -> None:
-        """Take a request out of the queue: it is about to run, answered, expired, or its client has gone."""
+        """Take a request out of the count of the queue: it is about to run, or nobody waits for its result."""
+        item.waiting = False
+        self._rows -= len(item.images)
+
+    def _abandon(self, item: _Item, _result: "asyncio.Future[list[NDArray[Any]]]") -> None:
+        """Take a request that ended before it ran, expired or cancelled, out of the queue, and free its images."""
         if item.waiting:
-            item.waiting = False
-            self._rows -= len(item.images)
+            self._dequeue(item)
+            item.images = item.images[:0].copy()
 
     def _retry_after(self) -> int:
         return max(1, math.ceil(self._rows / self._rate)) if self._rate else 1

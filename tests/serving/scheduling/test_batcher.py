@@ -1,8 +1,10 @@
 """Every request gets exactly one answer, its own, in any interleaving; and the limits hold."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -190,6 +192,41 @@ def test_those_who_left_cost_no_run() -> None:
 
     play(main())
     assert runner.runs == [[0], [5]]
+
+
+def test_what_ended_before_it_ran_frees_its_images_at_once() -> None:
+    """Without a garbage collection, which the server lets happen rarely: no cycle holds them."""
+
+    class Tracked(np.ndarray):
+        pass
+
+    async def main() -> list[bool]:
+        batcher = Batcher(Runner(0.05), max_batch=2)
+        running = asyncio.create_task(batcher.submit(images(0)))
+        await asyncio.sleep(0.01)
+        references = []
+        for timeout in (None, 0.001):
+            tracked = images(1).view(Tracked)
+            references.append(weakref.ref(tracked))
+            task = asyncio.create_task(batcher.submit(tracked, timeout))
+            del tracked
+            await asyncio.sleep(0)
+            if timeout is None:
+                task.cancel()
+            with pytest.raises(asyncio.CancelledError if timeout is None else DeadlinePassed):
+                await task
+            del task
+        await asyncio.sleep(0.01)
+        freed = [reference() is None for reference in references]
+        await running
+        await batcher.close()
+        return freed
+
+    gc.disable()
+    try:
+        assert play(main()) == [True, True]
+    finally:
+        gc.enable()
 
 
 def test_only_the_guilty_fails() -> None:
