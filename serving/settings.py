@@ -16,7 +16,7 @@ class Settings:
 
     model: Path = option(DEFAULT_MODEL, metavar="M.onnx", help="The exported file.")
     device: str = option("auto", choices=DEVICES, help="Where to compute; auto: CUDA where it works.")
-    threads: int = option(0, low=0, high=1024, help="Threads of one run on the CPU; 0: one a core.")
+    threads: int = option(0, low=0, high=1024, help="Threads of one run on the CPU, at most one a core; 0: one a core.")
     max_batch: int = option(64, low=1, help="Largest number of images in one run.")
     max_delay_ms: float = option(
         0.0, low=0, help="Milliseconds that an idle server waits for more images before it runs."

@@ -29,6 +29,10 @@ class _DroppingTransport:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        # What uvicorn calls with every request, without the detour of __getattr__.
+        self.is_closing, self.get_extra_info = transport.is_closing, transport.get_extra_info
+        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
+        self.get_write_buffer_size, self.close = transport.get_write_buffer_size, transport.close
 
     def write(self, data: bytes) -> None:
         """Write, or drop."""

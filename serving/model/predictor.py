@@ -40,7 +40,7 @@ class Predictor:
         Args:
             path: the exported file.
             device: `auto`, `cpu`, `cuda` or `tensorrt`.
-            threads: threads of one run on the CPU; 0 is one for each core that this process may use.
+            threads: threads of one run on the CPU, at most one for each core that this process may use; 0 is as many.
             buckets: sizes of runs, ascending; None is powers of two on a GPU, which plans anew for each size.
 
         Raises:
@@ -205,7 +205,7 @@ class Predictor:
 
 def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
+    options.intra_op_num_threads = min(threads or usable_cores(), usable_cores())
     # Threads that spin for more work take a core from the server: 1.7 x the CPU seconds for the same images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: what is wrong is raised below, not logged
