@@ -79,5 +79,5 @@ def main() -> NoReturn:
     """Entry point of the console script; `show` is a word of its own, everything else are runs (a folder: ./show)."""
     if sys.argv[1:2] == ["show"]:
         del sys.argv[1]
-        console.run(show)
+        console.run(show, "xexport show")
     console.run(export)

@@ -24,7 +24,7 @@ def evaluate(model: Path, data: str, solution: Path | None, as_json: bool, **opt
     """Measure the exported model on a labelled split of DATA (a name or an .npz)."""
     from scoring.evaluate import evaluate
 
-    evaluation = evaluate(model, data, ScoringOptions(**options), solution)
+    evaluation = evaluate(model, ScoringOptions(**options), data, solution)
     click.echo(json.dumps(evaluation.as_json()) if as_json else evaluation.describe())
 
 
@@ -39,7 +39,7 @@ def score(model: Path, data: str, output: Path, overwrite: bool, **options: Any)
     """Write ID,CLASS predictions for every image of a split of DATA, in order."""
     from scoring.score import score
 
-    click.echo(score(model, data, output, ScoringOptions(**options), overwrite=overwrite).describe())
+    click.echo(score(model, ScoringOptions(**options), data, output, overwrite=overwrite).describe())
 
 
 @click.group(name="scoring", context_settings=console.SETTINGS)

@@ -42,13 +42,13 @@ class Evaluation:
         return f"{head}\n{metrics.format_metrics(self.metrics, self.classes)}"
 
 
-def evaluate(model: Predictor | Path, data: str, options: ScoringOptions, solution: Path | None = None) -> Evaluation:
+def evaluate(model: Predictor | Path, options: ScoringOptions, data: str, solution: Path | None = None) -> Evaluation:
     """Measure a model on a labelled split.
 
     Args:
         model: an exported file, loaded or not.
-        data: name of a data set or path of an `.npz`.
         options: which split, under which protocol.
+        data: name of a data set or path of an `.npz`.
         solution: `ID,CLASS` file with the labels that `data` holds back.
 
     Raises:

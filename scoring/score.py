@@ -29,15 +29,15 @@ class Scored:
 
 
 def score(
-    model: Predictor | Path, data: str, output: Path, options: ScoringOptions, *, overwrite: bool = False
+    model: Predictor | Path, options: ScoringOptions, data: str, output: Path, *, overwrite: bool = False
 ) -> Scored:
     """Write the class of every image of a split as `ID,CLASS`, in order.
 
     Args:
         model: an exported file, loaded or not.
+        options: which split, under which protocol.
         data: name of a data set or path of an `.npz`, labelled or not.
         output: the CSV to write.
-        options: which split, under which protocol.
         overwrite: whether an existing file may be replaced.
 
     Raises:

@@ -23,7 +23,7 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
     Each option from --device on is also an environment variable, such as XTRAIN_MAX_BATCH for --max-batch.
     """
     from serving.http.access import Authorization
-    from serving.launch import launch
+    from serving.launch import check_address, launch
     from serving.model.predictor import Predictor
 
     paths = {name: options[name].resolve() for name in ("tokens", "admin_tokens") if options[name]}
@@ -31,8 +31,10 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
     check(settings)
     Authorization.read(settings)
     # Every fault of the file shows here, in one line, before a server starts.
-    card = Predictor(model, settings.device, settings.threads).card
-    click.echo(f"{card.name} on http://{host}:{port} (Ctrl-C stops it)", err=True)
+    predictor = Predictor(model, settings.device, settings.threads)
+    predictor.check_references()
+    check_address(host, port)
+    click.echo(f"{predictor.card.name} on http://{host}:{port} (Ctrl-C stops it)", err=True)
     sys.stderr.flush()
     launch(settings, host, port)
 

@@ -1,5 +1,6 @@
 """Starts the BentoML server in place of this process, so that signals and the exit code are its own."""
 
+import errno
 import os
 import socket
 import sys
@@ -7,30 +8,41 @@ from pathlib import Path
 from typing import NoReturn
 
 from serving.settings import Settings
-from xtrain.errors import OutputError
+from xtrain.errors import ConfigError, OutputError
 from xtrain.options import to_environment
+
+
+def check_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on.
+
+    Raises:
+        ConfigError: not an address of this machine.
+        OutputError: the port is in use or not allowed.
+    """
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+            host or "?", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"--host {host!r} is no address ({error}); use 127.0.0.1, or 0.0.0.0 for all") from error
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            other = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+            reason = error.strerror or error
+            raise OutputError(f"cannot listen on {host}:{port} ({reason}); choose another {other}") from error
 
 
 def launch(settings: Settings, host: str, port: int) -> NoReturn:
     """Replace this process by `bentoml serve` with the settings in its environment.
 
     Args:
-        settings: what to serve; its paths are made absolute.
+        settings: what to serve; its paths are absolute.
         host: address to listen on.
         port: port to listen on.
-
-    Raises:
-        OutputError: the address cannot be listened on.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise OutputError(
-                f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port"
-            ) from error
     environment = {
         **os.environ,
         **to_environment(settings),

@@ -69,7 +69,7 @@ def list_command(what: str | None, as_json: bool) -> None:
 
 def main() -> NoReturn:
     """Entry point of the console script; `list` is a word of its own, everything else is a model."""
-    if sys.argv[1:2] == ["list"]:
-        del sys.argv[1]
-        console.run(list_command)
-    console.run(train)
+    if [word for word in sys.argv[1:] if word != "--debug"][:1] == ["list"]:
+        sys.argv.remove("list")
+        console.run(list_command, "xtrain list")
+    console.run(train, "xtrain")

@@ -15,7 +15,7 @@ from training.policies import POLICIES
 from xtrain.data.catalog import HANDWRITTEN
 from xtrain.data.splits import PROTOCOLS, SPLIT_SEED, VAL_FRACTION
 from xtrain.errors import ConfigError
-from xtrain.options import check, described, option, refuse_unknown
+from xtrain.options import check, described, make, option, plain_values, refuse_unknown
 
 STATISTICS = ("dataset", "imagenet", "pretrained")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -35,7 +35,7 @@ class TrainConfig:
     model: str
     data: str
     recipe: str = option(RECIPES[0], choices=RECIPES, help="Where defaults come from; `xtrain list` shows them.")
-    seed: int = option(22, low=0, help="Seed of the weights, the order of images and augmentation.")
+    seed: int = option(22, low=0, high=2**63 - 1, help="Seed of the weights, the order of images and augmentation.")
     protocol: str | None = option(
         None,
         choices=PROTOCOLS,
@@ -182,12 +182,8 @@ def divide(options: Mapping[str, Any]) -> tuple[RunOptions, dict[str, Any]]:
         ConfigError: an option of that name does not exist, or a `RunOptions` value is wrong.
     """
     refuse_unknown(options, *described(TrainConfig), *described(RunOptions), *SWITCHES)
-    settings = {name: value for name, value in options.items() if value is not None}
-    for name in ("data_dir", "output", "resume", "weights"):
-        if isinstance(settings.get(name), str | Path):
-            settings[name] = str(settings[name]) if name == "weights" else Path(settings[name])
-    run_options = RunOptions(**{name: settings.pop(name) for name in described(RunOptions) if name in settings})
-    check(run_options)
+    settings = plain_values(TrainConfig, {name: value for name, value in options.items() if value is not None})
+    run_options = make(RunOptions, {name: settings.pop(name) for name in described(RunOptions) if name in settings})
     switches = {name: settings.pop(name) for name in SWITCHES if name in settings}
     return run_options, {**settings, "switches": switches} if switches else settings
 

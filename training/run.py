@@ -127,6 +127,8 @@ def dry_run(model: str, data: str | None, options: Mapping[str, Any]) -> dict[st
         XtrainError: as `train`.
     """
     run_options, settings = divide(options)
+    if run_options.resume is not None:
+        raise ConfigError("--dry-run shows a new run; leave --resume out")
     device = choose_device(run_options.device)
     config = resolve(model, data or catalog.DEFAULT, **settings)
     ready = prepare(replace(config, precision=choose_precision(config.precision, device)), run_options)

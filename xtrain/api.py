@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtrain.errors import ConfigError
+
 if TYPE_CHECKING:
     from export.publish import Exported
     from scoring.evaluate import Evaluation
+    from scoring.options import ScoringOptions
     from scoring.score import Scored
     from serving.model.predictor import Predictor
     from training.runs.folder import Run
@@ -67,14 +70,11 @@ def export(runs: Run | str | Path | Sequence[Run | str | Path], output: str | Pa
     """
     from export.export import export_runs
     from export.options import ExportOptions
-    from xtrain.options import described, refuse_unknown
+    from xtrain.options import make
 
-    refuse_unknown(options, *described(ExportOptions))
     several = [runs] if isinstance(runs, str | Path) or hasattr(runs, "folder") else list(runs)
     folders = [Path(getattr(run, "folder", run)) for run in several]  # type: ignore[arg-type]
-    if options.get("data_dir") is not None:
-        options["data_dir"] = Path(options["data_dir"])
-    return export_runs(folders, Path(output), ExportOptions(**options))
+    return export_runs(folders, Path(output), make(ExportOptions, options))
 
 
 def load(model: str | Path, device: str = "auto") -> Predictor:
@@ -106,7 +106,7 @@ def evaluate(
         model: a predictor, or the path of an `.onnx`.
         data: name of a data set or path of an `.npz`.
         solution: `ID,CLASS` file with the labels that `data` holds back.
-        options: `split` ("test"), `protocol`, `data_dir`, `device`.
+        options: `split` ("test"), `protocol`, `data_dir`, and for a path `device`.
 
     Returns:
         The `metrics`, with the `protocol` and the `split` they are of.
@@ -118,7 +118,7 @@ def evaluate(
     from scoring.evaluate import evaluate
 
     path = None if solution is None else Path(solution)
-    return evaluate(_model(model), str(data), _scoring_options(options), path)
+    return evaluate(*_scored(model, options), str(data), path)
 
 
 def score(
@@ -138,18 +138,16 @@ def score(
     """
     from scoring.score import score
 
-    return score(_model(model), str(data), Path(output), _scoring_options(options), overwrite=overwrite)
+    return score(*_scored(model, options), str(data), Path(output), overwrite=overwrite)
 
 
-def _model(model: Predictor | str | Path) -> Predictor | Path:
-    return Path(model) if isinstance(model, str | Path) else model
-
-
-def _scoring_options(options: dict[str, Any]) -> Any:
+def _scored(model: Predictor | str | Path, options: dict[str, Any]) -> tuple[Predictor | Path, ScoringOptions]:
+    """Return the model and the checked options of `evaluate` and `score`."""
     from scoring.options import ScoringOptions
-    from xtrain.options import described, refuse_unknown
+    from xtrain.options import make
 
-    refuse_unknown(options, *described(ScoringOptions))
-    if options.get("data_dir") is not None:
-        options["data_dir"] = Path(options["data_dir"])
-    return ScoringOptions(**options)
+    if isinstance(model, str | Path):
+        return Path(model), make(ScoringOptions, options)
+    if "device" in options:
+        raise ConfigError("device belongs to xtrain.load; a predictor stays where it was loaded")
+    return model, make(ScoringOptions, options)

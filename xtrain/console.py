@@ -26,7 +26,7 @@ def shared_options(command: Decorated) -> Decorated:
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the file of an earlier command.")
 
 
-def run(command: click.Command) -> NoReturn:
+def run(command: click.Command, name: str | None = None) -> NoReturn:
     """Run a click command as a program: exit 0 when done, 2 on wrong usage, 1 on anything else.
 
     Every failure is one line on stderr; a traceback appears only with `--debug`.
@@ -34,7 +34,7 @@ def run(command: click.Command) -> NoReturn:
     debug = "--debug" in sys.argv[1:]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as cleanly as Ctrl-C
     try:
-        code = command.main(standalone_mode=False)
+        code = command.main(prog_name=name or command.name, standalone_mode=False)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         where = f" (see {context.command_path} --help)" if context else ""
@@ -59,8 +59,8 @@ def run(command: click.Command) -> NoReturn:
 
 
 def _complain(message: str, debug: bool) -> None:
-    if os.environ.get("RANK", "0") != "0":
-        return  # of several processes that train together the first one speaks
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
+        return  # of several processes that torchrun started the main one speaks
     if debug:
         traceback.print_exc()
     click.echo("error: " + " ".join(message.split()), err=True)

@@ -5,6 +5,8 @@ Flows in: a dataclass whose fields were made with `option`. Flows out: click opt
 """
 
 import math
+import numbers
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -143,6 +145,38 @@ def _default(item: Field[Any], entry: Option) -> str | None:
     return f"{item.default:g}" if isinstance(item.default, float) else str(item.default)
 
 
+def make(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Make a checked dataclass from keyword arguments, where None stands for the default.
+
+    Numbers of other libraries become Python's, and paths are taken as text or `Path`.
+
+    Raises:
+        ConfigError: an option that does not exist, or a value of the wrong type or outside its range.
+    """
+    refuse_unknown(values, *described(cls))
+    made = cls(**{name: _plain(kind(cls, name), value) for name, value in values.items() if value is not None})
+    check(made)
+    return made
+
+
+def plain_values(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are options of `cls` as plain Python values, the others as they are."""
+    names = described(cls)
+    return {name: _plain(kind(cls, name), value) if name in names else value for name, value in values.items()}
+
+
+def _plain(of: type, value: Any) -> Any:
+    if isinstance(value, bool):
+        return value
+    if of is int and isinstance(value, numbers.Integral):
+        return int(value)
+    if of is float and isinstance(value, numbers.Real):
+        return float(value)
+    if of in (str, Path) and isinstance(value, str | os.PathLike):
+        return of(os.fspath(value))
+    return value
+
+
 def check(values: Any) -> None:
     """Check every described field of a dataclass instance for its type, range and choices.
 
@@ -161,7 +195,8 @@ def check(values: Any) -> None:
         if entry.choices and value not in entry.choices:
             raise ConfigError(f"{shown} is {value!r}; {nearest(str(value), entry.choices)}")
         if isinstance(value, int | float) and not isinstance(value, bool) and not _inside(value, entry):
-            raise ConfigError(f"{shown} is {value}; it must be {entry.range or 'a finite number'}")
+            finite = math.isfinite(value) and entry.range
+            raise ConfigError(f"{shown} is {value}; it must be {finite or 'a finite number'}")
 
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}

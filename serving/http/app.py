@@ -17,7 +17,7 @@ from serving.http.context import RequestMiddleware
 from serving.http.errors import HTTPError
 from serving.http.metrics import Metrics
 from serving.http.model import load_model
-from serving.http.routes import OPERATIONS, routes
+from serving.http.routes import routes
 from serving.model.repository import ModelRepository
 from serving.scheduling.memory import MemoryBudget
 from serving.settings import Settings
@@ -49,7 +49,6 @@ def create_app(
             Middleware(
                 RequestMiddleware,
                 metrics=metrics,
-                authorization=authorization or Authorization(),
                 budget=budget,
                 timeout=settings.timeout,
             )
@@ -58,7 +57,7 @@ def create_app(
     app.state.settings, app.state.metrics, app.state.budget = settings, metrics, budget
     app.state.engine, app.state.repository = None, repository
     app.state.swapping, app.state.retiring = asyncio.Lock(), set()
-    app.state.access = {(operation.method, operation.path): operation.access for operation in OPERATIONS}
+    app.state.authorization = authorization or Authorization()
     return app
 
 

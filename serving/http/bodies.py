@@ -192,14 +192,18 @@ def numbers(data: Any) -> NDArray[np.uint8]:
     Raises:
         HTTPError: 422 ragged, empty, or other values.
     """
+    wrong = HTTPError(422, "the data is not whole numbers from 0 to 255, in rows of the same length")
+    # As objects: numpy would make an array of strings as wide as the longest, gigabytes of a few kilobytes.
+    values = np.asarray(data, dtype=object)
+    if not values.size or set(map(type, values.ravel())) != {int}:
+        raise wrong
     try:
-        values = np.asarray(data)
-    except ValueError as error:
-        raise HTTPError(422, "the numbers are ragged; every row needs as many as the next") from error
-    whole = values.dtype.kind in "iu" and values.size > 0
-    if not whole or values.min() < 0 or values.max() > 255:
-        raise HTTPError(422, "the data is not whole numbers from 0 to 255")
-    return values.astype(np.uint8)
+        numbers = values.astype(np.int64)
+    except OverflowError as error:
+        raise wrong from error
+    if numbers.min() < 0 or numbers.max() > 255:
+        raise wrong
+    return numbers.astype(np.uint8)
 
 
 def json_object(content: bytes) -> dict[str, Any]:

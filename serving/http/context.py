@@ -1,7 +1,6 @@
 """What belongs to one request from its first byte to its last, and the middleware that enters and leaves it."""
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import Callable
@@ -11,8 +10,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http import errors
-from serving.http.access import Access, Authorization
 from serving.http.accesslog import AccessLog
 from serving.http.connection import DISCONNECT
 from serving.http.errors import HTTPError
@@ -105,16 +102,14 @@ def engine(request: Request) -> Engine:
 
 
 class RequestMiddleware:
-    """ASGI middleware: enters a `RequestContext`, checks the token, counts and logs every request."""
+    """ASGI middleware: enters a `RequestContext`, counts and logs every request."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, authorization: Authorization, budget: MemoryBudget, timeout: float
-    ) -> None:
-        self.app, self.metrics, self.authorization = app, metrics, authorization
-        self.budget, self.timeout, self.log = budget, timeout, AccessLog()
+    def __init__(self, app: ASGIApp, metrics: Metrics, budget: MemoryBudget, timeout: float) -> None:
+        self.app, self.metrics, self.budget, self.timeout = app, metrics, budget, timeout
+        self.log = AccessLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it; count and log it in any case."""
+        """Pass the request on; count and log it in any case."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -133,13 +128,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            missing = self.authorization.missing(_access(scope), headers.get("authorization", ""))
-            if missing:
-                self.metrics.rejected.labels(errors.CODES[401]).inc()
-                refusal = HTTPError(401, f"{missing} is needed; send the header Authorization: Bearer TOKEN")
-                await errors.error_response(Request(scope), refusal)(scope, receive, watched_send)
-            else:
-                await self.app(scope, receive, watched_send)
+            await self.app(scope, receive, watched_send)
             if current.disconnected:
                 await asyncio.sleep(0)  # the cancellation came too late to be raised inside; it is raised here
         except asyncio.CancelledError:
@@ -152,15 +141,6 @@ class RequestMiddleware:
             self.metrics.requests.labels(current.operation, str(status)).inc()
             self.metrics.seconds.labels(current.operation).observe(seconds)
             self.log.add(current.id, scope["method"], scope["path"], status, seconds)
-
-
-def _access(scope: Scope) -> Access:
-    """Return who may send this request; an unknown path or method needs a token like any other."""
-    with contextlib.suppress(KeyError):
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        access: Access = scope["app"].state.access[method, scope["path"]]
-        return access
-    return "token"
 
 
 def _request_id(headers: Headers) -> str:

@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from serving import process
 from serving.http import bodies
-from serving.http.context import engine
+from serving.http.context import context, engine
 from serving.http.errors import HTTPError
 from serving.http.metrics import Metrics
 from serving.http.responses import JSONResponse
@@ -39,6 +39,7 @@ async def swap_model(request: Request) -> Response:
     """Load another file of the model repository; requests under way are answered by the model before."""
     repository: ModelRepository | None = request.app.state.repository
     body = bodies.json_object(await bodies.read(request))
+    context(request).response_complete()  # a swap goes on when its client leaves
     if "path" not in body:
         raise HTTPError(400, 'the body is not {"path": "M.onnx"}')
     name = body["path"]

@@ -127,7 +127,7 @@ def _split(request: Request, content: bytes) -> tuple[dict[str, Any], bytes]:
     header = request.headers.get(HEADER)
     length = len(content)
     if header is not None:
-        if not (header.isascii() and header.isdigit() and int(header[:12]) <= len(content)):
+        if not (header.isascii() and header.isdigit() and len(header) < 13 and int(header) <= len(content)):
             raise HTTPError(400, f"{HEADER} is not a length within the body")
         length = int(header)
     return bodies.json_object(content[:length]), content[length:]
@@ -157,7 +157,11 @@ def _images(head: dict[str, Any], rest: bytes, model: Engine) -> NDArray[np.uint
         count *= side
     if count != values.size:
         raise HTTPError(422, f"the shape {shape[:8]} has {count} values, the data {values.size}")
-    return bodies.check_images(values.reshape(shape), model.card.shape)
+    try:
+        images = values.reshape(shape)
+    except ValueError as error:
+        raise HTTPError(422, f"the shape {shape[:8]} is not one of images") from error
+    return bodies.check_images(images, model.card.shape)
 
 
 def _requested_outputs(head: dict[str, Any], model: Engine) -> list[RequestedOutput]:

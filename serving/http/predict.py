@@ -36,7 +36,7 @@ class _Options:
 
     def __init__(self, card: Card, top: str | None, explain: str = "false") -> None:
         classes = len(card.classes)
-        if top is not None and not (top.isascii() and top.isdigit() and 1 <= int(top[:9]) <= classes):
+        if top is not None and not (top.isascii() and top.isdigit() and len(top) < 10 and 1 <= int(top) <= classes):
             raise HTTPError(422, f"top={top[:20]} is not a number from 1 to {classes}")
         if explain.lower() not in ("true", "false", "1", "0"):
             raise HTTPError(422, "explain is true or false")

@@ -1,15 +1,16 @@
 """The table of operations: path, method, media types, limits, statuses and access, each said once.
 
-The router (`routes`), the access check and the OpenAPI description are made of it.
+The router (`routes`), who may send what, and the OpenAPI description are made of it.
 """
 
 from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Route, compile_path
 
 from serving.http import model, oip, openapi, predict
+from serving.http.access import Access, Authorization
 from serving.http.bodies import MAX_JSON
 from serving.http.context import context
 from serving.http.errors import HTTPError
@@ -157,20 +158,33 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 def routes() -> list[Route]:
     """Return the router's routes: one an operation, and one for every other path below /v1 and /v2."""
     known = [Route(entry.path, _endpoint(entry), methods=[entry.method]) for entry in OPERATIONS]
+    others = ("/v1/{path:path}", "/v2/{path:path}", "/v2", "/metrics")
+    return [*known, *(Route(path, _unknown, methods=METHODS) for path in others)]
 
-    async def unknown(request: Request) -> Response:
-        context(request).operation = "unknown"
-        allowed: set[str] = set()
-        for route in known:
-            if route.matches(request.scope)[0] is Match.PARTIAL:
-                allowed |= (route.methods or set()) - {"HEAD"}
-        if allowed:
-            methods = sorted(allowed)
+
+async def _unknown(request: Request) -> Response:
+    """Refuse any other path, and other methods of those that exist; both need a token like everything else."""
+    context(request).operation = "unknown"
+    _check_access(request, "token")
+    path = request.scope["path"]
+    if path.isprintable():
+        patterns = {entry.path: compile_path(entry.path)[0] for entry in OPERATIONS}
+        methods = sorted({entry.method for entry in OPERATIONS if patterns[entry.path].match(path)})
+        if methods:
             raise HTTPError(405, f"this path takes {' or '.join(methods)}", {"Allow": ", ".join(methods)})
-        raise HTTPError(404, "no operation has this path; POST /v1/predict, POST /v1/score, GET /v1/model, or /v2")
+    raise HTTPError(404, "no operation has this path; POST /v1/predict, POST /v1/score, GET /v1/model, or /v2")
 
-    others = [Route(f"/{version}/{{path:path}}", unknown, methods=METHODS) for version in ("v1", "v2")]
-    return [*known, *others]
+
+def _check_access(request: Request, access: Access) -> None:
+    """Refuse a request whose bearer token does not admit it.
+
+    Raises:
+        HTTPError: 401.
+    """
+    authorization: Authorization = request.app.state.authorization
+    missing = authorization.missing(access, request.headers.get("authorization", ""))
+    if missing:
+        raise HTTPError(401, f"{missing} is needed; send the header Authorization: Bearer TOKEN")
 
 
 def _endpoint(operation: Operation) -> Callable[[Request], object]:
@@ -178,8 +192,11 @@ def _endpoint(operation: Operation) -> Callable[[Request], object]:
     answer: Endpoint = operation.endpoint
 
     async def endpoint(request: Request) -> Response:
+        if not request.scope["path"].isprintable():  # Starlette's pattern of a path matches before a newline too
+            return await _unknown(request)
         request.scope["operation"] = operation
         context(request).operation = answer.__name__
+        _check_access(request, operation.access)
         return await answer(request)
 
     return endpoint

@@ -129,7 +129,7 @@ class Card:
                 text = pydantic_core.to_json(_from_format_2(values)).decode()
             card: Card = _adapter().validate_json(text)
             if card.references:
-                card.references.pixels(card.shape)
+                card.references.check(card.shape, len(card.classes))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "card"

@@ -16,6 +16,7 @@ Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Text = Annotated[str, Field(max_length=10_000)]
 Side = Annotated[int, Field(ge=1, le=100_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]  # what JSON readers can hold
 STRICT = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
@@ -30,9 +31,9 @@ class Member:
 
     architecture: Name
     switches: dict[str, bool]
-    seed: int
+    seed: Count
     digest: Name
-    epoch: int
+    epoch: Count
     weight: Share
     image_size: Side
     crop: Side | None
@@ -53,7 +54,7 @@ class TrainingData:
     split_seed: Annotated[int, Field(ge=0, lt=2**32)]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     split_digest: Name
-    rows: dict[str, int]
+    rows: dict[str, Count]
 
 
 @with_config(STRICT)
@@ -87,7 +88,7 @@ class Calibration:
 
     temperature: Annotated[float, Field(gt=0)]
     split: Name
-    rows: int
+    rows: Count
     ece_before: float
     ece_after: float
     log_loss_before: float
@@ -115,7 +116,7 @@ class Parity:
     `top_class_agreement` counts ties too.
     """
 
-    images: int
+    images: Count
     max_difference: float
     top_class_agreement: Share
     accuracy_torch: Share
@@ -146,6 +147,12 @@ class References:
         packed = base64.b64encode(zlib.compress(np.ascontiguousarray(images).tobytes(), 9)).decode()
         rounded = tuple(tuple(float(f"{value:.7g}") for value in row) for row in probabilities)
         return cls(count=len(images), images=packed, probabilities=rounded, source=source)
+
+    def check(self, shape: tuple[int, int, int], classes: int) -> None:
+        """Raise ValueError unless these are images of that (H, W, C) with a probability for every class."""
+        if [len(row) for row in self.probabilities] != [classes] * self.count:
+            raise ValueError("the reference images have no probability for every class")
+        self.pixels(shape)
 
     def pixels(self, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         """Return the images (count, H, W, C) uint8.

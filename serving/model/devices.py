@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from xtrain.errors import ConfigError
+from xtrain.errors import ConfigError, nearest
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -23,6 +23,8 @@ def execution_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     Raises:
         ConfigError: CUDA or TensorRT is asked for, and there is no driver or no onnxruntime-gpu.
     """
+    if device not in DEVICES:
+        raise ConfigError(f"device {device!r} is unknown; {nearest(str(device), DEVICES)}")
     if device == "cpu":
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and _has_driver():

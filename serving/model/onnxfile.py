@@ -40,9 +40,9 @@ def read(path: Path) -> Contents:
     Raises:
         ModelFileError: missing, unreadable, or not an ONNX file.
     """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file; name an .onnx that xexport wrote")
     try:
+        if not path.is_file():
+            raise ModelFileError(f"{path}: no such file; name an .onnx that xexport wrote")
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _model(data)
     except (ValueError, IndexError, RecursionError) as error:

@@ -162,6 +162,8 @@ class Predictor:
         if isinstance(images, np.ndarray):
             return images
         pictures = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+        if any(isinstance(one, np.ndarray) for one in pictures):
+            raise ValueError("a list holds paths or PIL images; put arrays into one of shape (N, H, W, C), np.stack(…)")
         decoded = [convert_image(one) if isinstance(one, Image.Image) else read_image(Path(one)) for one in pictures]
         if not decoded:
             return np.empty((0, *self.card.shape), np.uint8)
@@ -170,7 +172,8 @@ class Predictor:
     def _run(self, images: NDArray[np.uint8], outputs: list[str]) -> list[NDArray[np.float32]]:
         """Return the outputs of all images, each joined along its first axis."""
         if images.dtype != np.uint8 or images.shape[1:] != self.card.shape:
-            raise ValueError(f"images are {images.dtype} {images.shape}; the model takes uint8 (N, *{self.card.shape})")
+            sides = ", ".join(map(str, self.card.shape))
+            raise ValueError(f"images are {images.dtype} {images.shape}; the model takes uint8 (N, {sides})")
         if not len(images):
             return [np.empty(0, np.float32) for _ in outputs]
         starts = range(0, len(images), self.max_run)
@@ -184,11 +187,16 @@ class Predictor:
     def _run_once(self, images: NDArray[np.uint8], outputs: list[str]) -> list[NDArray[np.float32]]:
         """Return the outputs of one run, padded with black images to the next bucket."""
         size = next((bucket for bucket in self.buckets if bucket >= len(images)), len(images))
-        if size == len(images):
-            return list(self.session.run(outputs, {INPUT: images}))
-        padded = np.zeros((size, *images.shape[1:]), np.uint8)
-        padded[: len(images)] = images
-        return [output[: len(images)] for output in self.session.run(outputs, {INPUT: padded})]
+        padded = images
+        if size > len(images):
+            padded = np.zeros((size, *images.shape[1:]), np.uint8)
+            padded[: len(images)] = images
+        try:
+            results = self.session.run(outputs, {INPUT: padded})
+        except Exception as error:  # onnxruntime raises a type of its own for each of its status codes
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelFileError(f"{self.path}: onnxruntime cannot run it ({reason}); export it again") from error
+        return [output[: len(images)] for output in results]
 
     def _check_graph(self) -> None:
         height, width, channels = self.card.shape
@@ -196,7 +204,9 @@ class Predictor:
         expected = [(INPUT, "tensor(uint8)", [height, width, channels])]
         if [(item.name, item.type, item.shape[1:]) for item in inputs] != expected:
             raise ModelFileError(f"{self.path}: its input is not the card's; export it again")
-        shapes = {item.name: item.shape for item in outputs}
+        if not isinstance(inputs[0].shape[0], str):
+            raise ModelFileError(f"{self.path}: its number of images is fixed; export it again")
+        shapes = {item.name: item.shape for item in outputs if item.type == "tensor(float)"}
         if shapes.get(OUTPUT, [None])[1:] != [len(self.card.classes)]:
             raise ModelFileError(f"{self.path}: its output is not the card's; export it again")
         if self.has_heatmap and shapes.get(HEATMAP, [None])[1:] != [1, height, width]:

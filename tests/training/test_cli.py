@@ -153,3 +153,25 @@ def test_interruption_keeps_whole_epochs(sample: Path, tmp_path: Path, sent: sig
 
     assert checkpoint.load(run).epoch >= 1 and checkpoint.load(run / run_folder.LAST).epoch >= 2
     assert not list(run.glob(".*"))
+
+
+def test_list_is_a_command_of_its_own(command: Command) -> None:
+    assert "simplecnn" in command("xtrain", "--debug", "list", "models").out
+    result = command("xtrain", "list", "modls")
+    assert result.code == 2 and "see xtrain list --help" in result.error
+    assert "see xtrain --help" in command("xtrain", "simplecnn", "--epoch", 1).error
+
+
+def test_a_job_scripts_rank_silences_nobody(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert "no such file" in command("xeval", tmp_path / "m.onnx", "digits").error
+
+
+def test_a_dry_run_of_a_resumed_run_is_refused(command: Command, sample_run: Path) -> None:
+    result = command("xtrain", "simplecnn", "--resume", sample_run, "--dry-run")
+    assert result.code == 2 and "leave --resume out" in result.error
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_no_reader_holds(command: Command, seed: int) -> None:
+    assert "--seed is" in command("xtrain", "simplecnn", "--data", "digits", "--seed", seed).error

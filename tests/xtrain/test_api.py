@@ -88,6 +88,7 @@ def test_an_ensemble_of_runs_and_paths(run: xtrain.Run, sample: Path, tmp_path: 
         ({"tta": "dihedrall"}, "--tta is 'dihedrall'"),
         ({"weights": "auto"}, "no option 'weights'; did you mean member_weights"),
         ({"explain": "yes"}, "--explain is 'yes'"),
+        ({"model_version": ""}, "printable"),
     ):
         with pytest.raises(ConfigError, match=message):
             xtrain.export(run, tmp_path / "n.onnx", **options)  # type: ignore[arg-type]
@@ -122,6 +123,41 @@ def test_predictions_of_every_kind_of_input(model: Path, sample: Path, data_dir:
     assert heatmaps.shape == (3, 28, 28) and heatmaps.min() >= 0 and heatmaps.max() <= 1
     for image in opened:
         image.close()
+
+
+def test_arguments_of_other_libraries_are_plain_numbers(sample: Path, tmp_path: Path) -> None:
+    """numpy's float is a Python float by inheritance: pickled into a checkpoint, it could not be read back."""
+    run = xtrain.train(
+        "simplecnn-v1",
+        str(sample),
+        epochs=np.int64(1),
+        lr=np.float64(0.001),
+        seed=np.uint8(3),
+        data_dir=str(tmp_path),
+        output=str(tmp_path / "run"),
+        patience=None,
+        progress=False,
+    )
+    assert checkpoint.load(run.folder).config.lr == 0.001
+    exported = xtrain.export(run, tmp_path / "m.onnx", data=sample, data_dir=tmp_path, model_version=None, tta=None)
+    assert exported.card.version == "1" and exported.card.members[0].seed == 3
+    predictor = xtrain.load(exported.path, "cpu")
+    assert xtrain.evaluate(predictor, sample, split=None).split == "test"
+    with pytest.raises(ConfigError, match="device belongs to xtrain.load"):
+        xtrain.evaluate(predictor, sample, device="cpu")
+    for model in (None, Path("simplecnn"), 7, ["simplecnn"]):
+        with pytest.raises(ConfigError, match="no model is called"):
+            xtrain.train(model, sample, progress=False)  # type: ignore[arg-type]
+
+
+def test_a_resumed_runs_configuration_is_todays(sample: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"progress": False, "patience": 20}
+    xtrain.train("simplecnn-v1", sample, epochs=1, output=tmp_path / "run", **options)
+    run = xtrain.train("simplecnn-v1", resume=tmp_path / "run", epochs=2, patience=21, progress=False)
+    assert (run.config["epochs"], run.config["patience"], len(run.history)) == (2, 21, 2)
+    (tmp_path / "run" / "summary.json").write_text('{"x": 1}')
+    with pytest.raises(CheckpointError, match="damaged"):
+        xtrain.open_run(tmp_path / "run")
 
 
 def test_pictures_that_cannot_be_read(model: Path, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def find(name: str) -> Architecture:
     """
     try:
         return ARCHITECTURES[name]
-    except KeyError:
-        raise ConfigError(f"no model is called {name!r}; {nearest(name, ARCHITECTURES)}") from None
+    except (KeyError, TypeError):
+        raise ConfigError(f"no model is called {name!r}; {nearest(str(name), ARCHITECTURES)}") from None
 
 
 def find_recipe(architecture: Architecture, name: str) -> Recipe:

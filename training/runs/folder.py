@@ -39,7 +39,7 @@ class RunFolder:
         taken = [name for name in FILES if (path / name).exists()]
         if taken and not overwrite and not resume:
             raise OutputError(f"{path}: holds a run already ({taken[0]}); choose another -o or add --overwrite")
-        self._opened = resume
+        self._opened, self._resume = False, resume
         if resume:
             self._remove_temporary_files()
 
@@ -47,14 +47,15 @@ class RunFolder:
         return self.path / name
 
     def open(self, config: dict[str, Any]) -> None:
-        """Remove an earlier run's files and write the configuration; later calls do nothing."""
+        """Remove an earlier run's files unless it is resumed, and write the configuration; later calls do nothing."""
         if self._opened:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
+            for name in FILES if not self._resume else ():
                 (self.path / name).unlink(missing_ok=True)
-            shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+            if not self._resume:
+                shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
             self._remove_temporary_files()
         except OSError as error:
             raise OutputError(f"{self.path}: {error.strerror}; choose another -o") from error
@@ -139,6 +140,10 @@ def open_run(path: str | Path) -> Run:
         lines = (folder / METRICS).read_text(encoding="utf-8").splitlines() if (folder / METRICS).is_file() else []
         history = [json.loads(line) for line in lines]
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8")) if (folder / SUMMARY).is_file() else None
-    except (OSError, ValueError) as error:
+        if not isinstance(config, dict) or not all(isinstance(entry, dict) for entry in history):
+            raise ValueError("another structure")
+        if summary is not None:
+            Metrics.from_json(summary["metrics"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: its files are damaged ({error}); train again or name another run") from error
     return Run(folder, config, history, summary)

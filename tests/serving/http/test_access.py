@@ -61,3 +61,32 @@ def test_the_door_and_the_log(sample_model: Path, data_dir: Path, tmp_path: Path
     assert (asked["method"], asked["path"], asked["status"]) == ("POST", "/v1/predict", 200) and asked["seconds"] > 0
     assert [line["status"] for line in lines].count(401) == 5
     assert max(len(line["path"]) for line in lines) == 200
+
+
+def test_no_spelling_of_a_path_passes_without_its_token(sample_model: Path, tmp_path: Path) -> None:
+    """Who may send a request is decided by the operation that would answer it, however its path is written."""
+    (tmp_path / "tokens").write_text("user\n")
+    (tmp_path / "admins").write_text("root\n")
+    options = ("--tokens", str(tmp_path / "tokens"), "--admin-tokens", str(tmp_path / "admins"))
+    user, body = {"Authorization": "Bearer user"}, b'{"path": "sample.onnx"}'
+    with running(sample_model, tmp_path, *options) as client:
+        for path in (
+            "/v1/model",
+            "/v1/model%0A",
+            "/v1/model%0D",
+            "/v1/model/",
+            "/v1//model",
+            "/v1/model%00",
+            "/V1/model",
+        ):
+            answer = client.post(path, content=body, headers=user)
+            assert answer.status_code in (401, 404), (path, answer.text)
+            assert client.get(path).status_code in (401, 404), path
+        for path in ("/v1/model%0A", "/v2%0A", "/metrics%0A"):
+            assert client.get(path, headers=user).status_code == 404, path
+        error(client.post("/v1/model", content=body, headers=user), 401, "unauthorized")
+        error(client.get("/v1/nothing"), 401, "unauthorized")
+        error(client.put("/v1/predict", headers=user), 405, "method_not_allowed")
+        for path in ("/metrics", "/v2/health/live", "/v1/openapi.json"):
+            assert client.get(path).status_code == client.head(path).status_code == 200, path
+        assert error(client.options("/v2", headers=user), 405, "method_not_allowed") == "this path takes GET"

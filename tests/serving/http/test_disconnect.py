@@ -24,7 +24,7 @@ def figure(client: httpx.Client, name: str) -> float:
 def test_a_client_that_leaves(sample_model: Path, tmp_path: Path) -> None:
     body = npy(np.zeros((IMAGES, 28, 28, 3), np.uint8))
     head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nX-Request-ID: gone\r\nContent-Type: {NPY['Content-Type']}\r\n"
-    with running(sample_model, tmp_path) as client:
+    with running(sample_model, tmp_path, "--max-batch", "1") as client:  # so that they take seconds
         with socket.create_connection(("127.0.0.1", client.base_url.port or 0), 30) as connection:
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             for _ in range(500):  # until its images run

@@ -87,6 +87,8 @@ RIGHT: dict[str, Any] = {"name": "images", "shape": [1, 28, 28, 3], "datatype": 
         ({"shape": [-1, 28, 28, 3]}, 422, "wrong_input"),
         ({"shape": "all"}, 422, "wrong_input"),
         ({"shape": [2**30] * 9}, 422, "wrong_input"),
+        ({"shape": [1] * 70, "data": [1]}, 422, "wrong_input"),
+        ({"shape": [2352], "data": ["a" * 10_000] + [""] * 2351}, 422, "wrong_input"),
         ({"shape": [0, 28, 28, 3], "data": []}, 422, "wrong_input"),
         ({"data": [256] * 2352}, 422, "wrong_input"),
         ({"data": [-1] * 2352}, 422, "wrong_input"),

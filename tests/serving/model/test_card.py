@@ -40,6 +40,7 @@ def test_round_trip(sample_model: Path) -> None:
         ({"members": [{}]}, "members.0.architecture: Field required"),
         ({"data": {}}, "data.name: Field required"),
         ({"parity": {}}, "parity.images: Field required"),
+        ({"data": {"rows": {"train": -1}}}, "data.rows.train"),
         ({"tta": "crops"}, "tta: Input should be 'dihedral'"),
         ({"precision": "int8"}, "precision: Input should be 'fp32' or 'fp16'"),
         ({"explain": True}, "explain: "),
@@ -49,8 +50,17 @@ def test_round_trip(sample_model: Path) -> None:
     ],
 )
 def test_faults_are_named(values: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    if message == "data.rows.train":
+        change = {"data": {**values["data"], **change["data"]}}
     with pytest.raises(ModelFileError, match=re.escape(message)):
         Card.from_json(json.dumps({**values, **change}))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70, 1.5, "1"])
+def test_numbers_that_no_reader_holds(values: dict[str, Any], seed: object) -> None:
+    values["members"][0]["seed"] = seed
+    with pytest.raises(ModelFileError, match=re.escape("members.0.seed")):
+        Card.from_json(json.dumps(values))
 
 
 def test_a_missing_part_is_named(values: dict[str, Any]) -> None:
@@ -124,6 +134,12 @@ class TestReferences:
         predictor = Predictor(tmp_path / "m.onnx", "cpu")
         assert predictor.card.references is None and predictor.check_references() is None
         assert b"references" in (tmp_path / "m.onnx").read_bytes()
+
+    @pytest.mark.parametrize("rows", [[], [[0.5] * 9] * 3, [[]] * 8, [[0.5] * 9] * 7 + [[0.5] * 8]])
+    def test_every_image_has_its_probabilities(self, values: dict[str, Any], rows: list[list[float]]) -> None:
+        values["references"]["probabilities"] = rows
+        with pytest.raises(ModelFileError, match="no probability for every class"):
+            Card.from_json(json.dumps(values))
 
     def test_packed_pixels_cannot_surprise(self, values: dict[str, Any]) -> None:
         shape = tuple(values["input"]["shape"][1:])

@@ -63,7 +63,7 @@ def test_a_card_of_another_graph(sample_model: Path, tmp_path: Path) -> None:
     card = Predictor(sample_model).card
     heatmap = Heatmap(name="heatmap", shape=("N", 1, 28, 28), range=(0.0, 1.0), of="", method="")
     for change, message in (
-        ({"classes": card.classes[:8]}, "its output is not the card's"),
+        ({"classes": card.classes[:8], "references": None}, "its output is not the card's"),
         ({"explain": heatmap}, "its heatmap is not the card's"),
         ({"input": replace(card.input, shape=("N", 32, 32, 3)), "references": None}, "its input is not the card's"),
     ):
@@ -114,3 +114,50 @@ def test_runs_are_filled_up_to_a_bucket(
             filling.predict_and_explain(images[:count]), plain.predict_and_explain(images[:count]), strict=True
         ):
             np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_graphs_that_cannot_answer(sample_model: Path, tmp_path: Path) -> None:
+    """A fixed number of images, an output of another type, an error of the runtime: each is named, none is a crash."""
+
+    def saved(model: onnx.ModelProto) -> Path:
+        onnx.save(model, tmp_path / "m.onnx")
+        return tmp_path / "m.onnx"
+
+    model = onnx.load(sample_model)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    with pytest.raises(ModelFileError, match="number of images is fixed"):
+        Predictor(saved(model), "cpu")
+    model = onnx.load(sample_model)
+    model.graph.node.append(onnx.helper.make_node("Cast", ["probabilities"], ["text"], to=onnx.TensorProto.STRING))
+    model.graph.output[0].name = "text"
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.STRING
+    with pytest.raises(ModelFileError, match="its output is not the card's"):
+        Predictor(saved(model), "cpu")
+    model = onnx.load(sample_model)
+    (last,) = [node for node in model.graph.node if "probabilities" in node.output]
+    last.output[0] = "before"
+    shape = onnx.numpy_helper.from_array(np.array([7, 9], np.int64), "seven")  # fits no single image
+    model.graph.initializer.append(shape)
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["before", "seven"], ["probabilities"]))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    for name, value in (("N", None), (None, 9)):
+        dimension = model.graph.output[0].type.tensor_type.shape.dim.add()
+        if name:
+            dimension.dim_param = name
+        else:
+            dimension.dim_value = value
+    with pytest.raises(ModelFileError, match="cannot run it"):
+        Predictor(saved(model), "cpu").warm_up()
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        Predictor("a" * 300 + ".onnx", "cpu")
+
+
+def test_an_unknown_device_is_not_the_cpu(sample_model: Path) -> None:
+    for device in ("gpu", "CUDA", "", None):
+        with pytest.raises(ConfigError, match="is unknown"):
+            Predictor(sample_model, device)  # type: ignore[arg-type]
+
+
+def test_a_list_of_arrays_is_not_guessed_at(sample_model: Path) -> None:
+    with pytest.raises(ValueError, match="np.stack"):
+        Predictor(sample_model, "cpu").predict([np.zeros((28, 28, 3), np.uint8)])  # type: ignore[list-item]
