@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.http import errors
 
-DISCONNECT = "xtrain.disconnect"  # the scope's extension: a set of functions that are called when the client is gone
+DISCONNECT = "xtrain.disconnect"  # the scope's extension with the connection's `DisconnectCallbacks`
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers, as in nginx; trailers and chunk extensions alike
 
 
@@ -44,6 +44,31 @@ class _DroppingTransport:
         return getattr(self._transport, name)
 
 
+class DisconnectCallbacks:
+    """Functions of the requests under way on one connection, called when its client is gone."""
+
+    def __init__(self, connection: "BoundedConnection") -> None:
+        self._connection = connection
+        self._callbacks: set[Callable[[], None]] = set()
+
+    def add(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the client is gone; its request must have been read to the end."""
+        self._callbacks.add(callback)
+        # uvicorn may have stopped reading at the end of a large body, and would not see the end of the connection.
+        # Where another request is waiting it reads no further: its bodies are in no memory budget yet.
+        if not self._connection.pipeline:
+            self._connection.flow.resume_reading()
+
+    def discard(self, callback: Callable[[], None]) -> None:
+        """Forget `callback`."""
+        self._callbacks.discard(callback)
+
+    def call(self) -> None:
+        """Call all of them."""
+        for callback in list(self._callbacks):
+            callback()
+
+
 class BoundedConnection(HttpToolsProtocol):
     """One connection, closed when its client neither sends a request nor reads a response for `seconds`."""
 
@@ -57,7 +82,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._progressed = False  # whether the last bytes completed a head or belong to a body
         self._head_bytes = 0  # bytes that did not, since the last that did
         self._in_head = False  # whether a head has begun
-        self._on_disconnect: set[Callable[[], None]] = set()
+        self._on_disconnect = DisconnectCallbacks(self)
         self._start_request_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -65,8 +90,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._stop_request_timer()
         self.resume_writing()
         super().connection_lost(exc)
-        for callback in list(self._on_disconnect):
-            callback()
+        self._on_disconnect.call()
 
     def data_received(self, data: bytes) -> None:
         """Parse some bytes, unless they make a head too long."""

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http.accesslog import AccessLog
-from serving.http.connection import DISCONNECT
+from serving.http.connection import DISCONNECT, DisconnectCallbacks
 from serving.http.errors import HTTPError
 from serving.http.metrics import Metrics
 from serving.scheduling.engine import Engine
@@ -37,7 +37,7 @@ class RequestContext:
         self.disconnected = False
         self.operation = "none"
         self._engine: Engine | None = None
-        self._on_disconnect: set[Callable[[], None]] | None = None
+        self._on_disconnect: DisconnectCallbacks | None = None
         self._cancel: Callable[[], None] | None = None
 
     def use(self, engine: Engine | None) -> Engine:
