@@ -152,6 +152,7 @@ OPERATIONS: tuple[Operation, ...] = (
         access="open",
     ),
 )
+PATTERNS = {entry.path: compile_path(entry.path)[0] for entry in OPERATIONS}
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 
@@ -168,8 +169,7 @@ async def _unknown(request: Request) -> Response:
     _check_access(request, "token")
     path = request.scope["path"]
     if path.isprintable():
-        patterns = {entry.path: compile_path(entry.path)[0] for entry in OPERATIONS}
-        methods = sorted({entry.method for entry in OPERATIONS if patterns[entry.path].match(path)})
+        methods = sorted({entry.method for entry in OPERATIONS if PATTERNS[entry.path].match(path)})
         if methods:
             raise HTTPError(405, f"this path takes {' or '.join(methods)}", {"Allow": ", ".join(methods)})
     raise HTTPError(404, "no operation has this path; POST /v1/predict, POST /v1/score, GET /v1/model, or /v2")
