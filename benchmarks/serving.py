@@ -23,8 +23,8 @@ from PIL import Image
 
 from benchmarks.load import Load, drive
 from benchmarks.servers import SERVERS, started
-from serving.images.decode import decode
 from serving.model.predictor import Predictor
+from xtrain.images import decode
 
 RAW = "onnxruntime in process"
 BATCH = 256

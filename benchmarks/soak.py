@@ -37,8 +37,8 @@ from PIL import Image
 
 from benchmarks.servers import started
 from benchmarks.traffic import Answer, Bad, Good, Request, Truth, bad, get, good, post, read_answer
-from serving.images.decode import decode
 from serving.model.predictor import Predictor
+from xtrain.images import decode
 
 TIMEOUT = 5  # the server's, in seconds
 QUEUE = 512

@@ -43,7 +43,7 @@ from training.loop.loader import balanced_weights
 from training.loop.trainer import Trainer
 from training.models.classifier import Classifier, ModelSpec
 from training.models.registry import build
-from training.run import Prepared, prepare
+from training.prepare import Prepared, prepare
 from xtrain.data.datasets import Split, channel_statistics
 
 
@@ -132,7 +132,7 @@ def our_epoch(ready: Prepared, device: torch.device, workers: int = 0) -> Callab
     seed_everything(ready.config.seed)
     trainer = Trainer(ready.config, Classifier(ready.spec), ready.splits, Process(device))
     epochs = iter(range(1, 1_000_000))
-    return lambda: _finish(trainer.train_epoch(next(epochs)), device)
+    return lambda: _finish(trainer.train_epoch(next(epochs))[0], device)
 
 
 def _finish(_: float, device: torch.device) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from serving.images.decode import decode
 from serving.images.overlay import overlay
 from serving.model.predictor import Predictor
+from xtrain.images import decode
 
 
 @click.command()

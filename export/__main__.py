@@ -1,6 +1,6 @@
 """`python -m export` runs the same command as its console script."""
 
-from export.cli import main
+from xtrain.entry import export
 
 if __name__ == "__main__":
-    main()
+    export()

@@ -9,7 +9,9 @@ import click
 
 from export.options import ExportOptions
 from xtrain import console
+from xtrain.console import FilePath
 from xtrain.options import click_options
+from xtrain.signals import ending_at_once
 
 if TYPE_CHECKING:
     from export.publish import Exported
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     context_settings=console.SETTINGS,
     epilog="xexport show M.onnx prints the card of an exported file.",
 )
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN [RUN...]")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The .onnx to write.")
+@click.argument("runs", nargs=-1, required=True, type=FilePath(), metavar="RUN [RUN...]")
+@click.option("-o", "--output", type=FilePath(), required=True, help="The .onnx to write.")
 @click_options(ExportOptions)
 @console.shared_options
 def export(runs: tuple[Path, ...], output: Path, **options: Any) -> None:
@@ -29,7 +31,8 @@ def export(runs: tuple[Path, ...], output: Path, **options: Any) -> None:
 
     Beside M.onnx come M.md, the model card to read, and M.onnx.sha256.
     """
-    from export.export import export_runs
+    with ending_at_once():
+        from export.export import export_runs
 
     began = time.perf_counter()
     exported = export_runs(runs, output, ExportOptions(**options))
@@ -58,21 +61,26 @@ def _summary(exported: "Exported", seconds: float) -> str:
             f"temperature {fit.temperature:.3f}: calibration error (ECE) {fit.ece_before:.4f} before, "
             f"{fit.ece_after:.4f} after, on the {fit.rows} validation rows it was fitted on"
         )
+    elif card.calibration_note:
+        lines.append(card.calibration_note)
     return "\n".join(lines)
 
 
 @click.command(name="show", context_settings=console.SETTINGS)
-@click.argument("model", type=click.Path(path_type=Path), metavar="M.onnx")
+@click.argument("model", type=FilePath(), metavar="M.onnx")
 @console.shared_options
 def show(model: Path) -> None:
-    """Print the card of an exported file as JSON, once its digest is checked; needs neither torch nor onnx."""
+    """Print the card of an exported file as JSON, once its digest is checked; needs neither torch nor onnx.
+
+    The pixels of the reference images and the digests of the training rows are left out.
+    """
     import json
 
     from serving.model import onnxfile
     from serving.model.card import read_card
 
     card = read_card(model)
-    click.echo(json.dumps({"sha256": onnxfile.verify(model), **card.as_json()}, indent=2, ensure_ascii=False))
+    click.echo(json.dumps({"sha256": onnxfile.verify(model), **card.summary()}, indent=2, ensure_ascii=False))
 
 
 def main() -> NoReturn:

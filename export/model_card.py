@@ -121,7 +121,7 @@ def _confusion(card: Card, metrics: Metrics) -> str:
 
 
 def _calibration(card: Card, bins: Sequence[Bin]) -> str:
-    fitted = "No temperature was fitted."
+    fitted = f"{(card.calibration_note or 'no temperature was fitted').capitalize()}."
     if card.calibration:
         fit = card.calibration
         fitted = (

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from export.options import ExportOptions
 from serving.model import onnxfile
+from serving.model.training_rows import TrainingRows
+from training.prepare import load_options
 from training.runs import checkpoint
 from training.runs.checkpoint import Checkpoint
 from xtrain.data import catalog
@@ -42,6 +44,14 @@ class Plan:
     options: ExportOptions
     labels: Labels
     images: NDArray[np.uint8]
+
+    @property
+    def training_rows(self) -> TrainingRows | None:
+        """Digests of the members' training images; None where a checkpoint does not hold them."""
+        digests = [item.training_rows for item in self.checkpoints if item.training_rows is not None]
+        if len(digests) < len(self.checkpoints):
+            return None
+        return TrainingRows.make([tensor.numpy().view(np.uint64) for tensor in digests])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -153,8 +163,17 @@ def _compared_images(first: Checkpoint, options: ExportOptions) -> tuple[Labels,
     Raises:
         DataError: the training data is not where it was, or is not the same.
     """
-    source = options.data or first.config.data
-    dataset = catalog.load(source, options.data_dir, classes=first.spec.classes)
+    config = first.config
+    source = options.data or config.data
+    loading = replace(
+        load_options(config), data_dir=options.data_dir or config.data_dir, stream=None, shape=first.spec.shape
+    )
+    try:
+        dataset = catalog.load(source, loading, classes=first.spec.classes)
+    except (DataError, ConfigError) as error:
+        if options.data is not None:
+            raise
+        raise DataError(f"the run's training data: {error}; name where it is now with --data") from error
     record = first.data
     if dataset.md5 != record.md5:
         raise DataError(

@@ -202,4 +202,6 @@ def _draft_card(plan: Plan, weighed: Weighed) -> Card:
         ),
         packages=package_versions(),
         git_commit=git_commit(),
+        training_rows=plan.training_rows,
+        calibration_note=weighed.calibration_note,
     )

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.calibration import fit_temperature
+from export.calibration import cross_validate, fit_temperature
 from export.graph import SMALLEST, Ensemble
 from export.inference import heatmaps, member_probabilities
 from export.options import ExportOptions
 from export.plan import Plan, check_size
 from training.runs.checkpoint import Checkpoint
+from xtrain.data.datasets import Labels
 from xtrain.errors import ConfigError
 
 ROUNDS = 100
@@ -32,6 +33,7 @@ class Weighed:
         uncalibrated: probabilities (N, classes) before the temperature.
         expected: probabilities (N, classes) float32 that the file must give.
         heatmaps: probabilities and heatmaps of the first images, None without `explain`.
+        calibration_note: why no temperature was kept, where one was asked for.
     """
 
     ensemble: Ensemble
@@ -40,6 +42,7 @@ class Weighed:
     uncalibrated: NDArray[np.float32]
     expected: NDArray[np.float32]
     heatmaps: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    calibration_note: str | None = None
 
 
 def weigh(plan: Plan) -> Weighed:
@@ -64,8 +67,7 @@ def weigh(plan: Plan) -> Weighed:
         ensemble = make_ensemble(checkpoints, [shares[index] for index in kept], options)
         check_size(ensemble, options.precision)
     uncalibrated = ensemble.combine(list(parts)).numpy()
-    if options.calibrate:
-        ensemble.temperature = fit_temperature(plan.labels, uncalibrated[: len(plan.labels)])
+    note = _calibrate(ensemble, plan.labels, uncalibrated[: len(plan.labels)]) if options.calibrate else None
     return Weighed(
         ensemble=ensemble,
         checkpoints=checkpoints,
@@ -73,7 +75,19 @@ def weigh(plan: Plan) -> Weighed:
         uncalibrated=uncalibrated,
         expected=ensemble.combine(list(parts)).numpy(),
         heatmaps=heatmaps(ensemble, plan.images[:HEATMAP_IMAGES], options.device) if options.explain else None,
+        calibration_note=note,
     )
+
+
+def _calibrate(ensemble: Ensemble, labels: Labels, probabilities: NDArray[np.float32]) -> str | None:
+    """Give the ensemble a temperature if it makes held-out rows better calibrated; return why it has none."""
+    held_out = cross_validate(labels, probabilities)
+    if held_out is None:
+        return f"no temperature: {len(labels)} validation rows are too few for one"
+    if not held_out.better:
+        return f"no temperature: {held_out.describe()}"
+    ensemble.temperature = fit_temperature(labels, probabilities)
+    return None
 
 
 def make_ensemble(

@@ -1,29 +1,38 @@
-"""`xeval` and `xscore`: figures and predictions of one exported file over a data set."""
+"""`xeval` and `xscore`: an exported file over a data set, as figures or predictions; `xpredict`: single pictures."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from scoring.options import ScoringOptions
+from scoring.options import STANDARD_OUTPUT, ScoringOptions, Solution
+from serving.model.devices import DEVICES
 from xtrain import console
+from xtrain.console import FilePath
 from xtrain.options import click_options
+from xtrain.signals import ending_at_once
 
-model_argument = click.argument("model", type=click.Path(path_type=Path), metavar="M.onnx")
+model_argument = click.argument("model", type=FilePath(), metavar="M.onnx")
 
 
 @click.command(name="xeval", context_settings=console.SETTINGS)
 @model_argument
 @click.argument("data")
 @click_options(ScoringOptions)
-@click.option("--solution", type=click.Path(path_type=Path), help="ID,CLASS file with the labels that DATA holds back.")
+@click.option("--solution", type=FilePath(), metavar="FILE", help="CSV with the labels that DATA holds back.")
+@click.option("--id-column", default="ID", show_default=True, help="Its column of row numbers, from 0.")
+@click.option("--class-column", default="CLASS", show_default=True, help="Its column of classes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @console.shared_options
-def evaluate(model: Path, data: str, solution: Path | None, as_json: bool, **options: Any) -> None:
-    """Measure the exported model on a labelled split of DATA (a name or an .npz)."""
-    from scoring.evaluate import evaluate
+def evaluate(model: Path, data: str, as_json: bool, **options: Any) -> None:
+    """Measure the exported model on a labelled split of DATA (a name, an .npz or a folder of pictures)."""
+    with ending_at_once():
+        from scoring.evaluate import evaluate
 
+    path, columns = options.pop("solution"), {name: options.pop(name) for name in ("id_column", "class_column")}
+    solution = Solution(path=path, **columns) if path else None
     evaluation = evaluate(model, ScoringOptions(**options), data, solution)
     click.echo(json.dumps(evaluation.as_json()) if as_json else evaluation.describe())
 
@@ -31,24 +40,56 @@ def evaluate(model: Path, data: str, solution: Path | None, as_json: bool, **opt
 @click.command(name="xscore", context_settings=console.SETTINGS)
 @model_argument
 @click.argument("data")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV to write.")
+@click.option("-o", "--output", type=FilePath(), required=True, help="CSV to write; - is the standard output.")
 @click_options(ScoringOptions)
 @console.overwrite_option
 @console.shared_options
 def score(model: Path, data: str, output: Path, overwrite: bool, **options: Any) -> None:
     """Write ID,CLASS predictions for every image of a split of DATA, in order."""
-    from scoring.score import score
+    with ending_at_once():
+        from scoring.score import score
 
-    click.echo(score(model, ScoringOptions(**options), data, output, overwrite=overwrite).describe())
+    scored = score(model, ScoringOptions(**options), data, output, overwrite=overwrite)
+    click.echo(scored.describe(), err=str(output) in STANDARD_OUTPUT)
+
+
+@click.command(name="xpredict", context_settings=console.SETTINGS)
+@click.argument("model", metavar="M.onnx|URL")
+@click.argument("files", nargs=-1, required=True, type=FilePath(), metavar="FILE...")
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Show that many classes.")
+@click.option("--heatmap", type=FilePath(), metavar="DIR", help="Write each picture under its heatmap into DIR.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with all probabilities.")
+@console.shared_options
+def predict(model: str, files: tuple[Path, ...], heatmap: Path | None, device: str, **shown: Any) -> None:
+    """Say what pictures show, from an exported model or a server (its token in XTRAIN_TOKEN).
+
+    A file that cannot be read gets a line on stderr, and the exit code is then 1.
+    """
+    with ending_at_once():
+        from scoring.predict import predict_files
+
+    failed = 0
+    for prediction in predict_files(model, files, device, heatmap):
+        if prediction.error is not None:
+            failed += 1
+            click.echo(f"error: {prediction.error}", err=True)
+        if shown["as_json"]:
+            click.echo(json.dumps(prediction.as_json(), ensure_ascii=False))
+        elif prediction.error is None:
+            click.echo(prediction.describe(shown["top"]))
+    if failed:
+        sys.exit(1)
 
 
 @click.group(name="scoring", context_settings=console.SETTINGS)
 def scoring() -> None:
-    """Figures and predictions of an exported model; the same as xeval and xscore."""
+    """Figures and predictions of an exported model; the same as xeval, xscore and xpredict."""
 
 
 scoring.add_command(evaluate, "evaluate")
 scoring.add_command(score, "score")
+scoring.add_command(predict, "predict")
 
 
 def main() -> NoReturn:
@@ -64,3 +105,8 @@ def evaluate_main() -> NoReturn:
 def score_main() -> NoReturn:
     """Entry point of `xscore`."""
     console.run(score)
+
+
+def predict_main() -> NoReturn:
+    """Entry point of `xpredict`."""
+    console.run(predict)

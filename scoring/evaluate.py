@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoring.options import ScoringOptions
-from scoring.readers import read_rows, read_solution, require_labels
+from scoring.options import ScoringOptions, Solution
+from scoring.readers import read_rows, refuse_overlap, require_labels
 from scoring.score import predict_rows
+from scoring.solution import read_solution
 from serving.model.predictor import Predictor
 from xtrain import metrics
 from xtrain.metrics import Metrics
@@ -15,7 +16,11 @@ from xtrain.options import check
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics, and what they are of."""
+    """Metrics, and what they are of.
+
+    `seen` is the number of images that the model was trained on, None where its file does not record them; `overlap`
+    says it in words.
+    """
 
     model: str
     classes: tuple[str, ...]
@@ -24,6 +29,8 @@ class Evaluation:
     protocol: str
     split: str
     metrics: Metrics
+    seen: int | None
+    overlap: str
 
     def as_json(self) -> dict[str, Any]:
         """Return one flat object of plain JSON values; fractions, not percents."""
@@ -33,23 +40,28 @@ class Evaluation:
             "data_md5": self.data_md5,
             "protocol": self.protocol,
             "split": self.split,
+            "seen_in_training": self.seen,
             **self.metrics.as_json(),
         }
 
     def describe(self) -> str:
         """Return the figures as text for a person, protocol and split first."""
         head = f"{self.model} on {self.data}, {self.split} split, {self.protocol} protocol"
+        if self.seen != 0:
+            head += f"\n{self.overlap}"
         return f"{head}\n{metrics.format_metrics(self.metrics, self.classes)}"
 
 
-def evaluate(model: Predictor | Path, options: ScoringOptions, data: str, solution: Path | None = None) -> Evaluation:
+def evaluate(
+    model: Predictor | Path, options: ScoringOptions, data: str, solution: Solution | None = None
+) -> Evaluation:
     """Measure a model on a labelled split.
 
     Args:
         model: an exported file, loaded or not.
         options: which split, under which protocol.
-        data: name of a data set or path of an `.npz`.
-        solution: `ID,CLASS` file with the labels that `data` holds back.
+        data: name of a data set, path of an `.npz`, or a folder of pictures in folders of classes.
+        solution: file with the labels that `data` holds back.
 
     Raises:
         XtrainError: of the fitting kind.
@@ -58,10 +70,22 @@ def evaluate(model: Predictor | Path, options: ScoringOptions, data: str, soluti
     predictor = model if isinstance(model, Predictor) else Predictor(model, options.device)
     card = predictor.card
     selection = read_rows(card, data, options)
+    if not options.allow_overlap:
+        refuse_overlap(selection)
     if solution is not None:
         labels = read_solution(solution, len(selection.rows), len(card.classes))
     else:
         labels = require_labels(selection)
     measured = metrics.evaluate(labels, predict_rows(predictor, selection))
     dataset = selection.dataset
-    return Evaluation(card.name, card.classes, dataset.name, dataset.md5, selection.protocol, selection.split, measured)
+    return Evaluation(
+        model=card.name,
+        classes=card.classes,
+        data=dataset.name,
+        data_md5=dataset.md5,
+        protocol=selection.protocol,
+        split=selection.split,
+        metrics=measured,
+        seen=selection.seen,
+        overlap=selection.overlap,
+    )

@@ -6,17 +6,32 @@ from pathlib import Path
 from xtrain.data.splits import PROTOCOLS, SPLITS
 from xtrain.options import option
 
+ALL = "all"
+STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
     """Which rows of a data set are scored, and where."""
 
-    split: str = option("test", choices=SPLITS, help="Which rows.")
+    split: str | None = option(
+        None,
+        choices=(*SPLITS, ALL),
+        default_text="test; all of a pool without splits that the model was not trained on",
+        help="Which rows.",
+    )
     protocol: str | None = option(
         None,
         choices=PROTOCOLS,
         default_text="as in training, else the file's",
         help="How the file is divided into splits.",
+    )
+    allow_overlap: bool = option(
+        False,
+        switch=True,
+        applies="`xeval`",
+        help="Measure although the model was trained on more than 1 % of the images; their number stands beside the "
+        "figures.",
     )
     data_dir: Path | None = option(
         None,
@@ -26,3 +41,12 @@ class ScoringOptions:
     device: str = option(
         "auto", choices=("auto", "cpu", "cuda", "tensorrt"), help="Where to compute; auto: CUDA where it works."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """A CSV of the labels that a data set holds back, as Kaggle gives it out."""
+
+    path: Path
+    id_column: str = "ID"
+    class_column: str = "CLASS"

@@ -1,28 +1,43 @@
-"""Reads what is scored: the rows of a split, divided as in training, and the labels that a solution file gives."""
+"""Reads what is scored: the rows of a split, divided as in training, and how many of them the model was trained on."""
 
-import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from scoring.options import ScoringOptions
+from scoring.options import ALL, ScoringOptions
 from serving.model.card import Card
-from serving.model.submission import HEADER
 from xtrain.data import catalog
-from xtrain.data.datasets import Dataset, Labels, Split
+from xtrain.data.catalog import LoadOptions
+from xtrain.data.datasets import SCORED_KEYS, Dataset, Labels, Split, array_digest, as_images
+from xtrain.data.digests import row_digests
+from xtrain.data.formats import describe_file
 from xtrain.data.splits import divide, natural_protocol, select
 from xtrain.errors import ConfigError, DataError
+
+ALLOWED_OVERLAP = 0.01  # data sets hold a few images twice
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows to score, with what must be said beside every figure of them."""
+    """The rows to score, with what must be said beside every figure of them.
+
+    `seen` is how many of their images the model was trained on, by their pixels; None where it is not recorded.
+    """
 
     rows: Split
     dataset: Dataset
     split: str
     protocol: str
+    seen: int | None = None
+
+    @property
+    def overlap(self) -> str:
+        """What `seen` says, in words."""
+        if self.seen is None:
+            return "whether the model was trained on some of these images is not recorded in its file"
+        share = self.seen / len(self.rows) if len(self.rows) else 0.0
+        return f"the model was trained on {self.seen} of these {len(self.rows)} images ({share:.1%})"
 
 
 def read_rows(card: Card, data: str, options: ScoringOptions) -> Selection:
@@ -30,14 +45,23 @@ def read_rows(card: Card, data: str, options: ScoringOptions) -> Selection:
 
     Args:
         card: of the model that will score them.
-        data: name of a data set or path of an `.npz`, labelled or not.
+        data: name of a data set, path of an `.npz` or a `.npy`, or a folder of pictures in folders of classes.
         options: which split, under which protocol; None is the training's own for the training data, else the file's.
 
     Raises:
         ConfigError: a protocol under which the model has already seen the rows.
-        DataError: a file that cannot be read, an empty split, or images of another shape.
+        DataError: a file that cannot be read, an empty split, images of another shape, other classes.
     """
-    return select_rows(card, catalog.load(data, options.data_dir, classes=card.classes), options)
+    plain = _read_plain_array(Path(data).expanduser())
+    if plain is None:
+        loading = LoadOptions(data_dir=options.data_dir, shape=card.shape)
+        plain = catalog.load(data, loading, classes=card.classes)
+        if (
+            plain.md5 == card.data.md5 and card.data.group_pattern
+        ):  # divided as in training; other folders have no groups
+            grouped = replace(loading, group_pattern=card.data.group_pattern)
+            plain = catalog.load(data, grouped, classes=card.classes)
+    return select_rows(card, plain, options)
 
 
 def select_rows(card: Card, dataset: Dataset, options: ScoringOptions) -> Selection:
@@ -46,23 +70,46 @@ def select_rows(card: Card, dataset: Dataset, options: ScoringOptions) -> Select
     Raises:
         As `read_rows`.
     """
-    is_training_data, trained = dataset.md5 == card.data.md5, card.data.protocol
-    if is_training_data and options.protocol not in (None, trained):
-        raise ConfigError(
-            f"the model was trained on this file under the {trained} protocol; under {options.protocol} its "
-            f"{options.split} split holds rows it was trained on, so use --protocol {trained}"
-        )
-    partition = divide(
-        dataset,
-        options.protocol or (trained if is_training_data else natural_protocol(dataset)),
-        split_seed=card.data.split_seed,
-        val_fraction=card.data.val_fraction,
-    )
     if dataset.shape != card.shape:
         raise DataError(
             f"{dataset.name}: images are {dataset.shape}, the model takes {card.shape} (height, width, channels)"
         )
-    return Selection(select(dataset, partition, options.split), dataset, options.split, partition.protocol)
+    is_training_data, trained = dataset.md5 == card.data.md5, card.data.protocol
+    if is_training_data and options.protocol not in (None, trained):
+        raise ConfigError(
+            f"the model was trained on this file under the {trained} protocol; under {options.protocol} its "
+            f"{options.split or 'test'} split holds rows it was trained on, so use --protocol {trained}"
+        )
+    protocol = options.protocol or (trained if is_training_data else natural_protocol(dataset))
+    split = options.split or (ALL if len(dataset.splits) == 1 and not is_training_data else "test")
+    if split == ALL:
+        every = np.concatenate([dataset.rows_of(name) for name in dataset.splits])
+        rows = dataset.take(every)
+    else:
+        data = card.data
+        partition = divide(dataset, protocol, split_seed=data.split_seed, val_fraction=data.val_fraction)
+        if is_training_data and partition.digest != data.split_digest:
+            raise DataError("the split cannot be rebuilt as in training; use the version that trained the model")
+        rows = select(dataset, partition, split)
+    if not len(rows):
+        raise DataError(f"{dataset.name}: holds no images; name other data")
+    seen = None if card.training_rows is None else int(card.training_rows.contains(row_digests(rows.images)).sum())
+    return Selection(rows, dataset, split, protocol, seen)
+
+
+def refuse_overlap(selection: Selection) -> None:
+    """Refuse figures of rows that the model was trained on, unless the training split itself was asked for.
+
+    Raises:
+        DataError: more than 1 % of the rows.
+    """
+    if selection.split == "train" or selection.seen is None:
+        return
+    if selection.seen > ALLOWED_OVERLAP * len(selection.rows):
+        raise DataError(
+            f"{selection.dataset.name}, {selection.split} split: {selection.overlap}, so its figures would say nothing "
+            "of new ones; name other data, or add --allow-overlap"
+        )
 
 
 def require_labels(selection: Selection) -> Labels:
@@ -79,21 +126,26 @@ def require_labels(selection: Selection) -> Labels:
     return selection.rows.labels
 
 
-def read_solution(path: Path, rows: int, classes: int) -> Labels:
-    """Return the labels (N,) of an `ID,CLASS` file, in the order of the ids.
+def _read_plain_array(path: Path) -> Dataset | None:
+    """Return images alone, as `POST /v1/score` takes them: a `.npy`, or an `.npz` with `images` or one array.
+
+    None for everything else.
 
     Raises:
-        DataError: unreadable, another header, ids that are not 0 to rows-1 once each, or unknown classes.
+        DataError: not readable, or not images.
     """
+    if path.suffix not in (".npy", ".npz") or not path.is_file():
+        return None
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file))
-        class_of_id = {int(line[0]): int(line[1]) for line in lines[1:]}
-    except (OSError, ValueError, IndexError) as error:
-        raise DataError(f"{path}: not a readable CSV of ID,CLASS ({error})") from error
-    if not lines or lines[0] != HEADER or len(lines) - 1 != rows or set(class_of_id) != set(range(rows)):
-        raise DataError(f"{path}: must have the header ID,CLASS and the ids 0-{rows - 1} once each")
-    labels = np.array([class_of_id[index] for index in range(rows)], np.int64)
-    if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
-        raise DataError(f"{path}: a class lies outside 0-{classes - 1}")
-    return labels
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                array = content
+            elif "images" in content.files or (len(content.files) == 1 and content.files[0] not in SCORED_KEYS):
+                array = content["images" if "images" in content.files else content.files[0]]
+            else:
+                return None
+    except Exception as error:  # numpy and zipfile raise many kinds for damaged files
+        raise DataError(f"{path}: not a readable array but {describe_file(path)}") from error
+    images = as_images(array, str(path))
+    return Dataset(path.stem, {"test": Split(images, None)}, ("",), array_digest(images), source=path.name)

@@ -1,31 +1,36 @@
 """Predictions of a split as a Kaggle CSV; what `xscore` and `xtrain.score` call."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.options import ScoringOptions
+from scoring.options import STANDARD_OUTPUT, ScoringOptions
 from scoring.readers import Selection, read_rows
 from serving.model.predictor import MAX_RUN, Predictor
 from serving.model.submission import submission
-from xtrain.files import open_atomic, refuse_existing
+from xtrain.errors import ConfigError
+from xtrain.files import open_atomic, refuse_existing, refuse_inputs
 from xtrain.options import check
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What was written: where, how many rows, of which split under which protocol."""
+    """What was written: where, how many rows, of which split under which protocol, how many seen in training."""
 
     path: Path
     rows: int
     split: str
     protocol: str
+    overlap: str | None = None
 
     def describe(self) -> str:
-        """Return one line for a person."""
-        return f"{self.path}: {self.rows} predictions, {self.split} split, {self.protocol} protocol"
+        """Return one line for a person, and another where the model was trained on some of the images."""
+        line = f"{self.path}: {self.rows} predictions, {self.split} split, {self.protocol} protocol"
+        return line if self.overlap is None else f"{line}\n{self.overlap}"
 
 
 def score(
@@ -36,21 +41,36 @@ def score(
     Args:
         model: an exported file, loaded or not.
         options: which split, under which protocol.
-        data: name of a data set or path of an `.npz`, labelled or not.
-        output: the CSV to write.
+        data: name of a data set, path of an `.npz` or a `.npy`, labelled or not, or a folder of pictures.
+        output: the `.csv` to write, or `-` for the standard output.
         overwrite: whether an existing file may be replaced.
 
     Raises:
         XtrainError: of the fitting kind; an existing file is then as it was.
     """
     check(options)
-    refuse_existing(output, overwrite)
+    stream = _stream(output)
+    if stream is None:
+        refuse_inputs(output, [data, model.path if isinstance(model, Predictor) else model])
+        if output.suffix.lower() != ".csv":
+            raise ConfigError(f"-o {output}: predictions are written as CSV; name a file that ends in .csv, or -")
+        refuse_existing(output, overwrite)
     predictor = model if isinstance(model, Predictor) else Predictor(model, options.device)
     selection = read_rows(predictor.card, data, options)
     text = submission(predict_rows(predictor, selection))
-    with open_atomic(output, "w") as file:
-        file.write(text)
-    return Scored(output, len(selection.rows), selection.split, selection.protocol)
+    if stream is None:
+        with open_atomic(output, "w") as file:
+            file.write(text)
+    else:
+        stream.write(text)
+        stream.flush()
+    overlap = selection.overlap if selection.seen else None
+    return Scored(output, len(selection.rows), selection.split, selection.protocol, overlap)
+
+
+def _stream(output: Path) -> TextIO | None:
+    """Return the standard output for `-` and its device's names; None for a file."""
+    return sys.stdout if str(output) in STANDARD_OUTPUT else None
 
 
 def predict_rows(predictor: Predictor, selection: Selection) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """`python -m serving` runs the same command as its console script."""
 
-from serving.cli import main
+from xtrain.entry import serve
 
 if __name__ == "__main__":
-    main()
+    serve()

@@ -1,6 +1,5 @@
 """`xserve M.onnx`: the HTTP service over one exported file."""
 
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -8,11 +7,13 @@ import click
 
 from serving.settings import Settings
 from xtrain import console
+from xtrain.console import FilePath
 from xtrain.options import check, click_options
+from xtrain.signals import ending_at_once
 
 
 @click.command(name="xserve", context_settings=console.SETTINGS)
-@click.argument("model", type=click.Path(path_type=Path), metavar="M.onnx")
+@click.argument("model", type=FilePath(), metavar="M.onnx")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
 @click_options(Settings, environment=True, without=("model",))
@@ -22,9 +23,10 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
 
     Each option from --device on is also an environment variable, such as XTRAIN_MAX_BATCH for --max-batch.
     """
-    from serving.http.access import Authorization
-    from serving.launch import check_address, launch
-    from serving.model.predictor import Predictor
+    with ending_at_once():
+        from serving.http.access import Authorization
+        from serving.launch import check_address, launch
+        from serving.model.predictor import Predictor
 
     paths = {name: options[name].resolve() for name in ("tokens", "admin_tokens") if options[name]}
     settings = Settings(**{**options, **paths, "model": model.resolve()})
@@ -34,8 +36,6 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
     predictor = Predictor(model, settings.device, settings.threads)
     predictor.check_references()
     check_address(host, port)
-    click.echo(f"{predictor.card.name} on http://{host}:{port} (Ctrl-C stops it)", err=True)
-    sys.stderr.flush()
     launch(settings, host, port)
 
 

@@ -11,6 +11,8 @@ from serving.settings import Settings
 from xtrain.errors import ConfigError, OutputError
 from xtrain.options import to_environment
 
+ADDRESS = "XTRAIN_ADDRESS"  # environment variable; the worker tells it once it listens
+
 
 def check_address(host: str, port: int) -> None:
     """Refuse an address that cannot be listened on.
@@ -46,6 +48,7 @@ def launch(settings: Settings, host: str, port: int) -> NoReturn:
     environment = {
         **os.environ,
         **to_environment(settings),
+        ADDRESS: f"http://{f'[{host}]' if ':' in host else host}:{port}",
         "BENTOML_DO_NOT_TRACK": "True",  # only this word switches telemetry off
     }
     # The folder that holds the package is where the service is imported from, whatever folder the user is in.

@@ -5,6 +5,7 @@ environment (`XTRAIN_MODEL`, `XTRAIN_DEVICE`, `XTRAIN_MAX_BATCH`, …); `xserve`
 """
 
 import os
+import sys
 from functools import cache
 from typing import Any
 
@@ -20,6 +21,7 @@ from serving.http.access import Authorization
 from serving.http.app import create_app, load_model
 from serving.http.openapi import PAGE
 from serving.http.predict import classify_array
+from serving.launch import ADDRESS
 from serving.model.predictor import Predictor
 from serving.model.repository import ModelRepository
 from serving.settings import Settings
@@ -35,8 +37,8 @@ class RoutesMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what is below /v1 and /v2, /metrics and the Swagger page; pass the rest on."""
         path = scope["path"] if scope["type"] == "http" else ""
-        ours = path.startswith(("/v1/", "/v2")) or path == "/metrics"
-        answer = self.app if ours else self.page if path == "/" else self.bentoml_app
+        ours = path.startswith(("/v1/", "/v2")) or path in ("/metrics", "/openapi.json")
+        answer = self.app if ours else self.page if path in ("/", "/docs") else self.bentoml_app
         await answer(scope, receive, send)
 
 
@@ -75,6 +77,9 @@ def create_service(settings: Settings) -> Any:
             load_model(app, predictor)
             process.freeze_garbage_collector()
             process.silence_access_log()
+            if ADDRESS in os.environ:  # started by xserve, and the socket is open by now
+                name = predictor.card.name
+                print(f"{name} on {os.environ[ADDRESS]} (Ctrl-C stops it)", file=sys.stderr, flush=True)
 
         @bentoml.api(route="/v1/classify")  # type: ignore[untyped-decorator]
         async def classify(self, images: np.ndarray, top: int | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from serving.model.devices import DEVICES
 from xtrain.options import option
 
 DEFAULT_MODEL = Path("/models/model.onnx")  # where a container finds it mounted
-MIB = 1024 * 1024
+MIB, TIB = 2**20, 2**40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,18 +17,29 @@ class Settings:
     model: Path = option(DEFAULT_MODEL, metavar="M.onnx", help="The exported file.")
     device: str = option("auto", choices=DEVICES, help="Where to compute; auto: CUDA where it works.")
     threads: int = option(0, low=0, high=1024, help="Threads of one run on the CPU, at most one a core; 0: one a core.")
-    max_batch: int = option(64, low=1, help="Largest number of images in one run.")
+    max_batch: int = option(64, low=1, high=65_536, help="Largest number of images in one run.")
     max_delay_ms: float = option(
-        0.0, low=0, help="Milliseconds that an idle server waits for more images before it runs."
+        0.0, low=0, high=60_000, help="Milliseconds that an idle server waits for more images before it runs."
     )
-    max_queue: int = option(1024, low=1, help="Images that may wait for a run; more are refused with 429.")
+    max_queue: int = option(
+        1024, low=1, high=1_000_000, help="Images that may wait for a run; more are refused with 429."
+    )
     timeout: float = option(
-        30.0, low=0, open_low=True, help="Seconds until a request is given up: its body with 408, its answer with 504."
+        30.0,
+        low=0,
+        high=86_400,
+        open_low=True,
+        help="Seconds until a request is given up: its body with 408, its answer with 504.",
     )
-    max_bytes: int = option(16 * MIB, low=1, help="Largest body of one image, in bytes.")
-    max_batch_bytes: int = option(64 * MIB, low=1, help="Largest body of many images, in bytes, unpacked ones too.")
+    max_bytes: int = option(16 * MIB, low=1, high=TIB, help="Largest body of one image, in bytes.")
+    max_batch_bytes: int = option(
+        64 * MIB, low=1, high=TIB, help="Largest body of many images, in bytes, unpacked ones too."
+    )
     memory_budget: int = option(
-        256 * MIB, low=1, help="Bytes that the bodies of all requests may take together; more are refused with 429."
+        256 * MIB,
+        low=1,
+        high=TIB,
+        help="Bytes that the bodies of all requests may take together; more are refused with 429.",
     )
     tokens: Path | None = option(
         None,

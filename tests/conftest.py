@@ -74,6 +74,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         "xexport": export.cli.main,
         "xeval": scoring.cli.evaluate_main,
         "xscore": scoring.cli.score_main,
+        "xpredict": scoring.cli.predict_main,
         "xserve": serving.cli.main,
     }
 

@@ -1,6 +1,6 @@
 """`python -m training MODEL …` is `xtrain MODEL …`, for torchrun, which starts modules."""
 
-from training.cli import main
+from xtrain.entry import train
 
 if __name__ == "__main__":
-    main()
+    train()

@@ -1,7 +1,8 @@
-"""`xtrain MODEL`: train one architecture on one data set and leave a run folder; `xtrain list`: what there is."""
+"""`xtrain MODEL`: train one architecture and leave a run folder; `xtrain list`, `show`, `compare`: what there is."""
 
 import json
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -10,6 +11,7 @@ from training.config import RunOptions, TrainConfig
 from training.models.registry import ARCHITECTURES, SWITCHES, find
 from xtrain import console
 from xtrain.options import Decorated, click_options
+from xtrain.signals import ending_at_once
 
 
 class ModelName(click.ParamType[str]):
@@ -34,23 +36,26 @@ def switch_options(command: Decorated) -> Decorated:
 
 @click.command(
     context_settings=console.SETTINGS,
-    epilog=f"MODEL is one of: {', '.join(ARCHITECTURES)}. `xtrain list` shows models, recipes and data sets.",
+    epilog=f"MODEL is one of: {', '.join(ARCHITECTURES)}. `xtrain list` shows models, recipes and data sets, "
+    "`xtrain show RUN` a run, `xtrain compare RUN RUN...` several.",
 )
 @click.argument("model", type=ModelName())
-@click.option("--data", help="Name of a data set, or path of an .npz  [default: pathmnist]")
+@click.option("--data", help="Name of a data set, path of an .npz, or folder of pictures  [default: pathmnist]")
 @click_options(TrainConfig, unset=True)
 @switch_options
 @click_options(RunOptions, unset=True)
-@click.option("--dry-run", is_flag=True, help="Print configuration, parameters and memory as JSON, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print configuration, parameters, memory and minutes as JSON, and stop.")
+@click.option("--quiet", is_flag=True, help="No progress; only the result, and errors.")
 @console.shared_options
-def train(model: str, data: str | None, dry_run: bool, **options: Any) -> None:
+def train(model: str, data: str | None, dry_run: bool, quiet: bool, **options: Any) -> None:
     """Train MODEL and write its run folder: checkpoints, metrics, summary and pictures."""
-    from training import run
+    with ending_at_once():
+        from training import run
 
     if dry_run:
         click.echo(json.dumps(run.dry_run(model, data, options), indent=2))
         return
-    finished = run.train(model, data, options, progress=sys.stderr)
+    finished = run.train(model, data, options, progress=None if quiet else sys.stderr)
     if finished is not None:
         click.echo(finished.describe())
 
@@ -61,15 +66,49 @@ def train(model: str, data: str | None, dry_run: bool, **options: Any) -> None:
 @console.shared_options
 def list_command(what: str | None, as_json: bool) -> None:
     """Show the models with their parameters, the recipes with every value and its source, and the data sets."""
-    from training.listing import as_text, listing
+    with ending_at_once():
+        from training.listing import as_text, listing
 
     shown = listing([what] if what else ["models", "recipes", "data"])
     click.echo(json.dumps(shown, indent=2) if as_json else as_text(shown))
 
 
+@click.command(name="show", context_settings=console.SETTINGS)
+@click.argument("run", type=console.FilePath(), metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@console.shared_options
+def show_command(run: Path, as_json: bool) -> None:
+    """Show a run: its settings, its best epoch with the interval of its accuracy, its data and where it was trained."""
+    from training.runs.compare import describe, record
+    from training.runs.folder import open_run
+
+    opened = open_run(run)
+    click.echo(json.dumps(record(opened), indent=2) if as_json else describe(opened))
+
+
+@click.command(name="compare", context_settings=console.SETTINGS)
+@click.argument("runs", nargs=-1, required=True, type=console.FilePath(), metavar="RUN RUN...")
+@click.option("--csv", "table", type=console.FilePath(), metavar="FILE", help="Write settings and figures as CSV too.")
+@console.overwrite_option
+@console.shared_options
+def compare_command(runs: tuple[Path, ...], table: Path | None, overwrite: bool) -> None:
+    """Compare runs: the settings in which they differ, and their figures with intervals."""
+    from training.runs.compare import comparison, write_csv
+    from training.runs.folder import open_run
+
+    opened = [open_run(run) for run in runs]
+    if table is not None:
+        write_csv(table, opened, overwrite)
+    click.echo(comparison(opened))
+
+
+COMMANDS = {"list": list_command, "show": show_command, "compare": compare_command}
+
+
 def main() -> NoReturn:
-    """Entry point of the console script; `list` is a word of its own, everything else is a model."""
-    if [word for word in sys.argv[1:] if word != "--debug"][:1] == ["list"]:
-        sys.argv.remove("list")
-        console.run(list_command, "xtrain list")
+    """Entry point of the console script; a command's name is a word of its own, everything else is a model."""
+    first = next((word for word in sys.argv[1:] if word != "--debug"), "")
+    if first in COMMANDS:
+        sys.argv.remove(first)
+        console.run(COMMANDS[first], f"xtrain {first}")
     console.run(train, "xtrain")

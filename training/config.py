@@ -4,6 +4,8 @@
 says where and on what a run takes place, which changes nothing that it computes.
 """
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,11 +14,13 @@ from typing import Any
 from training.models.registry import RECIPES, SWITCHES, check_network, find, find_recipe
 from training.optimizers import OPTIMIZERS, SCHEDULERS
 from training.policies import POLICIES
-from xtrain.data.catalog import HANDWRITTEN
+from xtrain.data.catalog import is_handwritten, is_path
+from xtrain.data.datasets import MAX_CLASSES
 from xtrain.data.splits import PROTOCOLS, SPLIT_SEED, VAL_FRACTION
 from xtrain.errors import ConfigError
 from xtrain.options import check, described, make, option, plain_values, refuse_unknown
 
+MAX_EPOCHS, MAX_SIDE = 1_000_000, 8192
 STATISTICS = ("dataset", "imagenet", "pretrained")
 PRECISIONS = ("auto", "fp32", "bf16")
 RECIPES_OWN = "the recipe's"
@@ -27,13 +31,42 @@ _SCHEDULES = "; ".join(f"{name}, {entry.summary}" for name, entry in SCHEDULERS.
 class TrainConfig:
     """Everything that decides what a run computes.
 
-    `image_size` None is the data set's own; `crop` a centre crop after resizing, None for none; `augment` None is the
-    recipe's, but `none` for handwritten digits, whose class a flip can change; `switches` are the architecture's
-    booleans that were set.
+    Until the data is loaded, `protocol` and `image_size` None are the data set's own, and `augment` None the recipe's,
+    but `none` for handwritten digits, whose class a flip can change. `crop` None is none; `switches` are the
+    architecture's booleans.
     """
 
     model: str
     data: str
+    data_dir: str | None = option(
+        None,
+        metavar="DIR",
+        default_text="$XTRAIN_DATA, else ~/.cache/xtrain",
+        resume=True,
+        help="Folder in which data sets named by name are looked up and downloaded to, and large ones are unpacked.",
+    )
+    classes: int | None = option(
+        None,
+        low=2,
+        high=MAX_CLASSES,
+        default_text="those with training rows",
+        help="Number of classes, where some have no training row.",
+    )
+    native_size: int | None = option(
+        None,
+        low=1,
+        high=MAX_SIDE,
+        default_text="theirs, if they have one",
+        applies="a folder of pictures",
+        help="Side in pixels that the pictures of a folder are brought to; what the exported model then takes.",
+    )
+    group_pattern: str | None = option(
+        None,
+        metavar="REGEX",
+        default_text="none",
+        applies="a folder of pictures",
+        help="Regular expression that finds in a picture's path what must stay in one split, such as its patient.",
+    )
     recipe: str = option(RECIPES[0], choices=RECIPES, help="Where defaults come from; `xtrain list` shows them.")
     seed: int = option(22, low=0, high=2**63 - 1, help="Seed of the weights, the order of images and augmentation.")
     protocol: str | None = option(
@@ -55,6 +88,7 @@ class TrainConfig:
     optimizer: str = option(choices=tuple(OPTIMIZERS), default_text=RECIPES_OWN, help="Optimizer.")
     lr: float = option(
         low=0,
+        high=1000,
         open_low=True,
         default_text="the recipe's; with another optimizer than the recipe's, that optimizer's",
         help="Learning rate.",
@@ -73,22 +107,38 @@ class TrainConfig:
     )
     plateau_patience: int = option(
         low=0,
+        high=MAX_EPOCHS,
         default_text=RECIPES_OWN,
         applies="`--scheduler plateau`",
         help="Epochs without a lower validation loss before the learning rate drops.",
     )
-    batch_size: int = option(low=2, default_text=RECIPES_OWN, help="Images of one step, over all processes.")
-    epochs: int = option(low=1, default_text=RECIPES_OWN, resume=True, help="Largest number of epochs.")
+    batch_size: int = option(
+        low=2, high=2**20, default_text=RECIPES_OWN, help="Images of one step, over all processes."
+    )
+    epochs: int = option(
+        low=1, high=MAX_EPOCHS, default_text=RECIPES_OWN, resume=True, help="Largest number of epochs."
+    )
     patience: int = option(
         low=1,
+        high=MAX_EPOCHS,
         default_text=RECIPES_OWN,
         resume=True,
         help="Early stopping: epochs without a higher validation accuracy.",
     )
     image_size: int | None = option(
-        None, low=1, default_text=RECIPES_OWN, help="Side in pixels that images are resized to for the network."
+        None,
+        low=1,
+        high=MAX_SIDE,
+        default_text=RECIPES_OWN,
+        help="Side in pixels that images are resized to for the network.",
     )
-    crop: int | None = None
+    crop: int | None = option(
+        None,
+        low=1,
+        high=MAX_SIDE,
+        default_text="the recipe's; none with another image size than the recipe's",
+        help="Side in pixels of the centre that is cut out after resizing.",
+    )
     statistics: str = option(
         choices=STATISTICS,
         default_text=RECIPES_OWN,
@@ -152,16 +202,14 @@ class TrainConfig:
 class RunOptions:
     """Where and on what a run takes place."""
 
-    data_dir: Path | None = option(
-        None,
-        default_text="$XTRAIN_DATA, else ~/.cache/xtrain",
-        help="Folder in which data sets named by name are looked up and downloaded to.",
+    config: Path | None = option(
+        None, metavar="FILE", help="Take all settings from the config.json of a run; options given beside it go first."
     )
     output: Path | None = option(
         None,
         flags=("-o", "--output"),
         metavar="RUN",
-        default_text="runs/MODEL-DATA-seedSEED",
+        default_text="runs/MODEL-DATA-seedSEED, with -2, -3, … if it is taken",
         help="Run folder.",
     )
     resume: Path | None = option(None, metavar="RUN", help="Continue an interrupted run in its own folder.")
@@ -202,8 +250,9 @@ def resolve(model: str, data: str, **settings: Any) -> TrainConfig:
     architecture = find(model)
     chosen = {name: value for name, value in settings.items() if value is not None}
     recipe = find_recipe(architecture, chosen.get("recipe", RECIPES[0]))
-    values = recipe.values(handwritten=data in HANDWRITTEN)
-    if data in HANDWRITTEN:
+    handwritten = is_handwritten(data)
+    values = recipe.values(handwritten=handwritten)
+    if handwritten:
         values.pop("augment", None)  # settled once the data is loaded: a flip changes a digit
     if "image_size" in chosen:
         values.pop("crop", None)  # the recipe's crop belongs to the recipe's size
@@ -212,10 +261,60 @@ def resolve(model: str, data: str, **settings: Any) -> TrainConfig:
         values["lr"] = OPTIMIZERS[optimizer].learning_rate
     if chosen.get("weights") and "pretrained" not in chosen:
         values["pretrained"] = True
-    values = {"pretrained": architecture.weights is not None, "switches": {}, **values, **chosen}
-    config = TrainConfig(model=model, data=data, **values)
+    switches = {**architecture.defaults, **chosen.pop("switches", {})}
+    values = {"pretrained": architecture.weights is not None, **values, **chosen, "switches": switches}
+    values["data_dir"] = values.get("data_dir") or os.environ.get("XTRAIN_DATA")
+    for name in ("data_dir", "weights"):
+        if isinstance(values.get(name), str):
+            values[name] = absolute(values[name])
+    config = TrainConfig(model=model, data=absolute(data) if is_path(data) else data, **values)
     check_config(config)
     return config
+
+
+def absolute(path: str) -> str:
+    """Return a path that means the same in every folder, so that an export finds the data later."""
+    return str(Path(path).expanduser().resolve())
+
+
+def read_config(path: Path, model: str, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the data set and the settings of a run's `config.json`, with those that the user chose laid over them.
+
+    Raises:
+        ConfigError: unreadable, another model's, or settings that do not exist.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error}); name the config.json of a run") from error
+    if not isinstance(values, dict) or not isinstance(values.get("data"), str) or "model" not in values:
+        raise ConfigError(f"--config {path}: names no model and data; name the config.json of a run")
+    refuse_unknown(values, *(item.name for item in fields(TrainConfig)))
+    if values.pop("model") != model:
+        raise ConfigError(f"--config {path}: is another model's; train that one, or leave --config out")
+    data: str = values.pop("data")
+    if settings.get("optimizer") not in (None, values.get("optimizer")):
+        values.pop("lr", None)  # the rate of another optimizer
+    if "image_size" in settings:
+        values.pop("crop", None)
+    switches = values.pop("switches", {})
+    if not isinstance(switches, dict):
+        raise ConfigError(f"--config {path}: its switches are no object; name the config.json of a run")
+    return data, {**values, **settings, "switches": {**switches, **settings.get("switches", {})}}
+
+
+def refuse_idle(config: TrainConfig, chosen: Mapping[str, Any]) -> None:
+    """Refuse options that the user chose and that would do nothing.
+
+    Raises:
+        ConfigError: with the option that would give it an effect.
+    """
+    for name in ("plateau_factor", "plateau_patience"):
+        if chosen.get(name) is not None and config.scheduler != "plateau":
+            raise ConfigError(
+                f"--{name.replace('_', '-')} does nothing with --scheduler {config.scheduler}; "
+                "leave it out or use --scheduler plateau"
+            )
 
 
 def check_config(config: TrainConfig) -> None:
@@ -226,11 +325,15 @@ def check_config(config: TrainConfig) -> None:
     """
     check(config)
     architecture = find(config.model)
-    if config.scheduler == "plateau" and config.patience <= config.plateau_patience:
+    # The rate drops after plateau_patience + 1 epochs without a lower loss, and one more must be trained with it.
+    if config.scheduler == "plateau" and config.patience < config.plateau_patience + 2:
         raise ConfigError(
-            f"--patience {config.patience} is not above the plateau scheduler's {config.plateau_patience}, so the "
-            "learning rate would never drop; raise it, lower --plateau-patience or use --scheduler none"
+            f"--patience {config.patience} ends training before the plateau scheduler, after "
+            f"{config.plateau_patience + 1} epochs, can lower the learning rate; use at least "
+            f"--patience {config.plateau_patience + 2}, lower --plateau-patience or use --scheduler none"
         )
+    if config.crop is not None and config.image_size is not None and config.crop > config.image_size:
+        raise ConfigError(f"--crop {config.crop} is larger than the {config.image_size} pixels it is cut out of")
     if architecture.weights is None and (config.pretrained or config.statistics == "pretrained"):
         raise ConfigError(
             f"{config.model} has no published weights; leave --pretrained, --weights and --statistics pretrained out"

@@ -4,24 +4,27 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import torch
 
-from training.config import RunOptions, TrainConfig, divide, resolve
+from training.config import RunOptions, TrainConfig, absolute, divide, read_config, refuse_idle, resolve
 from training.loop.device import choose_device, choose_precision, keep_freed_memory, make_deterministic, seed_everything
 from training.loop.distributed import Process, check_batch, process_group
-from training.loop.estimate import estimate
+from training.loop.estimate import batch_advice, estimate, memory_advice
 from training.loop.loader import class_counts
-from training.loop.trainer import Splits, Trainer, memory_advice
-from training.models.architecture import IMAGENET_MEAN, IMAGENET_STD
-from training.models.classifier import Classifier, ModelSpec
+from training.loop.timing import seconds_an_epoch
+from training.loop.trainer import Trainer
+from training.models.classifier import Classifier
 from training.models.pretrained import load_pretrained, load_weights_file
 from training.models.registry import find, find_recipe
+from training.prepare import Prepared, prepare
 from training.runs import checkpoint, folder
-from training.runs.checkpoint import Checkpoint, DataRecord
+from training.runs.checkpoint import Checkpoint
 from training.runs.environment import describe_environment
 from training.runs.folder import Run, RunFolder, open_run
 from training.runs.history import Outcome
@@ -30,98 +33,17 @@ from training.runs.recorder import Recorder
 from training.runs.report import summarise, write_report
 from training.runs.resume import best_metrics, check_same_data, load_interrupted, resumed_config
 from xtrain.data import catalog
-from xtrain.data.datasets import Dataset, Images, channel_statistics
-from xtrain.data.splits import Partition, select
-from xtrain.data.splits import divide as divide_rows
-from xtrain.errors import ConfigError, DataError, XtrainError
+from xtrain.data.digests import row_digests
+from xtrain.data.mapping import available_memory
+from xtrain.errors import ConfigError, TrainingError, XtrainError
 
 
 class Interrupted(XtrainError):
     """The user stopped training; the epochs that were complete are kept."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A configuration in which nothing is left open, and the data it works on."""
-
-    config: TrainConfig
-    splits: Splits
-    record: DataRecord
-    spec: ModelSpec
-
-    @property
-    def input_size(self) -> int:
-        """Side of the network's input in pixels."""
-        return self.spec.crop or self.spec.image_size
-
-
-def prepare(config: TrainConfig, options: RunOptions | None = None) -> Prepared:
-    """Load and divide the data, and settle what the configuration leaves to it.
-
-    Raises:
-        XtrainError: of the fitting kind, before anything is written.
-    """
-    options = options or RunOptions()
-    dataset = catalog.load(config.data, options.data_dir, stream=options.stream)
-    if config.augment is None:
-        default = find_recipe(find(config.model), config.recipe).values()["augment"]
-        config = replace(config, augment="none" if dataset.upright else default)
-    partition = divide_rows(dataset, config.protocol, split_seed=config.split_seed, val_fraction=config.val_fraction)
-    splits = Splits(select(dataset, partition, "train"), select(dataset, partition, "val"))
-    if splits.train.labels is None or splits.val.labels is None:
-        raise DataError(f"{dataset.name}: training and validation rows need labels")
-    if len(splits.train) < 2:
-        raise DataError(f"{dataset.name}: one training row is too few; batches need at least 2")
-    spec = _model_spec(config, dataset, splits.train.images)
-    return Prepared(config, splits, _data_record(config, dataset, partition), spec)
-
-
-def _model_spec(config: TrainConfig, dataset: Dataset, train_images: Images) -> ModelSpec:
-    """Settle size and statistics from the configuration and the training rows, and from no other rows."""
-    height, width, channels = dataset.shape
-    mean, std = _statistics(config, train_images, channels)
-    return ModelSpec(
-        architecture=config.model,
-        switches=config.switches,
-        classes=dataset.classes,
-        shape=dataset.shape,
-        image_size=config.image_size or max(height, width),
-        crop=config.crop,
-        mean=mean,
-        # A constant channel has no deviation; dividing by 1 leaves it constant instead of infinite.
-        std=tuple(value or 1.0 for value in std),
-    )
-
-
-def _statistics(config: TrainConfig, images: Images, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation a channel; of published ones, grey images get the average of the colours."""
-    if config.statistics == "dataset":
-        return channel_statistics(images)
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    published = find(config.model).weights
-    if config.statistics == "pretrained" and published:
-        mean, std = published.mean, published.std
-    return (mean, std) if channels == 3 else ((sum(mean) / 3,), (sum(std) / 3,))
-
-
-def _data_record(config: TrainConfig, dataset: Dataset, partition: Partition) -> DataRecord:
-    """Return what identifies the data and its division."""
-    return DataRecord(
-        name=dataset.name,
-        md5=dataset.md5,
-        licence=dataset.licence,
-        source=dataset.source,
-        protocol=partition.protocol,
-        split_seed=config.split_seed,
-        val_fraction=config.val_fraction,
-        split_digest=partition.digest,
-        rows={name: len(partition.rows(name)) for name in ("train", "val", "test")},
-    )
-
-
 def dry_run(model: str, data: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run would do: the resolved configuration, its recipe's note, parameters, and an estimate of memory.
+    """Return what a run would do: the configuration with nothing left open, parameters, memory and time.
 
     Raises:
         XtrainError: as `train`.
@@ -129,18 +51,23 @@ def dry_run(model: str, data: str | None, options: Mapping[str, Any]) -> dict[st
     run_options, settings = divide(options)
     if run_options.resume is not None:
         raise ConfigError("--dry-run shows a new run; leave --resume out")
+    started = _start(model, data, run_options, settings)
     device = choose_device(run_options.device)
-    config = resolve(model, data or catalog.DEFAULT, **settings)
-    ready = prepare(replace(config, precision=choose_precision(config.precision, device)), run_options)
-    image_bytes = ready.splits.train.images.nbytes + ready.splits.val.images.nbytes
-    memory = estimate(ready.config, ready.spec, image_bytes)
+    config = replace(started.config, precision=choose_precision(started.config.precision, device))
+    ready = prepare(config, run_options.stream)
+    memory = estimate(ready.config, ready.spec, ready.image_bytes)
+    seconds = seconds_an_epoch(Trainer(ready.config, Classifier(ready.spec), ready.splits, Process(device)))
     return {
         "config": ready.config.as_json(),
-        "note": find_recipe(find(model), config.recipe).note,
+        "note": find_recipe(find(model), ready.config.recipe).note,
         "model": ready.spec.as_json(),
         "data": ready.record.as_json(),
+        "output": str(started.output),
         "device": str(device),
-        "memory_bytes": {**asdict(memory), "total": memory.total},
+        "parameters": memory.parameters,
+        "memory_bytes": {**memory.as_json(), "total": memory.total},
+        "seconds_an_epoch": round(seconds, 3),
+        "minutes_at_most": round(seconds * ready.config.epochs / 60, 2),
     }
 
 
@@ -160,7 +87,8 @@ def train(model: str, data: str | None, options: Mapping[str, Any], progress: Te
         XtrainError: any fault of the input, before anything is written; or an interruption.
     """
     run_options, settings = divide(options)
-    config, saved, output = _configured(model, data, run_options, settings)
+    started = _start(model, data, run_options, settings)
+    config, saved, output = started.config, started.saved, started.output
     run = RunFolder(output, run_options.overwrite, resume=saved is not None)
     if config.deterministic:
         make_deterministic()
@@ -169,36 +97,87 @@ def train(model: str, data: str | None, options: Mapping[str, Any], progress: Te
         keep_freed_memory()
     with process_group(device) as process:
         check_batch(config.batch_size, process.world_size)
-        ready = prepare(replace(config, precision=choose_precision(config.precision, device)), run_options)
+        ready = prepare(replace(config, precision=choose_precision(config.precision, device)), run_options.stream)
         if saved:
             check_same_data(saved, ready.record, output)
-        watchers = _watchers(run, ready, run_options, progress) if process.is_main else []
-        if data is None and saved is None and process.is_main and progress is not None:
-            note = find_recipe(find(model), ready.config.recipe).note
-            progress.write(f"note: {note}\n" if note else "")
-        with memory_advice(ready.config, ready.input_size):
-            trainer = _make_trainer(ready, process, run, watchers, saved)
+        needed = _check_memory(ready, process)
+        with run.reserved(needed) if process.is_main else nullcontext():
+            watchers = _watchers(run, ready, run_options, progress) if process.is_main else []
+            if process.is_main and progress is not None:
+                progress.write("".join(f"note: {note}\n" for note in _notes(started, ready, data)))
+            with memory_advice("for the network and its optimizer; use a smaller model or --device cpu"):
+                trainer = _make_trainer(ready, process, run, watchers, saved)
             try:
                 outcome = trainer.fit()
             except KeyboardInterrupt:
                 raise Interrupted(_interruption(trainer, output, model)) from None
-        if process.is_main:
-            _report(run, ready, outcome)
+            if process.is_main:
+                _report(run, ready, outcome)
     return open_run(output) if process.is_main else None
 
 
-def _configured(
-    model: str, data: str | None, run_options: RunOptions, settings: Mapping[str, Any]
-) -> tuple[TrainConfig, Checkpoint | None, Path]:
-    """Return the configuration, the checkpoint to resume from, and the run folder's path."""
+@dataclass(frozen=True)
+class Started:
+    """What the options say before the data is loaded: the configuration, what to resume from, the run folder's path."""
+
+    config: TrainConfig
+    saved: Checkpoint | None
+    output: Path
+
+
+def _start(model: str, data: str | None, run_options: RunOptions, settings: Mapping[str, Any]) -> Started:
     if run_options.resume is not None:
-        if run_options.output is not None or run_options.overwrite:
-            raise ConfigError("--resume writes where it reads; leave -o and --overwrite out")
+        for flag, given in (("-o", run_options.output), ("--overwrite", run_options.overwrite)):
+            if given:
+                raise ConfigError(f"--resume writes where it reads; leave {flag} out")
+        if run_options.config is not None:
+            raise ConfigError("--resume has its own configuration; leave --config out")
         saved = load_interrupted(run_options.resume, find(model).name)
-        return resumed_config(saved, data, settings), saved, run_options.resume
-    config = resolve(model, data or catalog.DEFAULT, **settings)
-    stem = Path(config.data).stem if config.data.endswith(".npz") else config.data
-    return config, None, run_options.output or Path("runs") / f"{model}-{stem}-seed{config.seed}"
+        reported = (run_options.resume / folder.SUMMARY).is_file()
+        data = absolute(data) if data is not None and catalog.is_path(data) else data
+        config, saved = resumed_config(saved, data, settings, reported=reported)
+        return Started(config, saved, run_options.resume)
+    chosen = dict(settings)
+    if run_options.config is not None:
+        stored, chosen = read_config(run_options.config, find(model).name, settings)
+        data = data or stored
+    config = resolve(model, data or catalog.DEFAULT, **chosen)
+    refuse_idle(config, settings)
+    output = run_options.output
+    if output is None:
+        name = Path(config.data).stem if catalog.is_path(config.data) else config.data
+        output = Path("runs") / f"{model}-{name}-seed{config.seed}"
+        output = output if run_options.overwrite else folder.free_name(output)
+    return Started(config, None, output)
+
+
+def _notes(started: Started, ready: Prepared, data: str | None) -> list[str]:
+    """Return what a user should know before a new run: the recipe's note, and a recipe without its augmentation."""
+    if started.saved is not None:
+        return []
+    recipe = find_recipe(find(ready.config.model), ready.config.recipe)
+    notes = [recipe.note] if recipe.note and data is None else []
+    if started.config.augment is None and ready.config.augment == "none" and recipe.values()["augment"] != "none":
+        notes.append("handwritten digits are not augmented: a flip changes their class; --augment paper does it anyway")
+    return notes
+
+
+def _check_memory(ready: Prepared, process: Process) -> int:
+    """Refuse a run that the memory of this machine cannot hold, and return the bytes that its checkpoints need.
+
+    Raises:
+        TrainingError: with what it needs; the system would end the process without a word.
+    """
+    memory = estimate(ready.config, ready.spec, ready.image_bytes)
+    if process.device.type == "cpu":
+        needed, available = memory.total - memory.images, available_memory()
+        if needed // process.world_size > available:
+            raise TrainingError(
+                f"batches of {ready.config.batch_size} at {ready.input_size} pixels need about {needed / 1e9:.1f} GB "
+                f"and {available / 1e9:.1f} GB are free; {batch_advice(ready.config)}"
+            )
+    last, best = memory.weights + memory.optimizer, memory.weights
+    return 2 * last + best  # the next one is written beside the last
 
 
 def _watchers(run: RunFolder, ready: Prepared, options: RunOptions, progress: TextIO | None) -> list[Progress]:
@@ -221,8 +200,11 @@ def _make_trainer(
             load_weights_file(classifier.network, ready.config.model, Path(ready.config.weights))
         else:
             load_pretrained(classifier.network, ready.config.model)
-    environment = {**describe_environment(process.device).as_json(), "processes": process.world_size}
-    recorder = Recorder(run, ready.config, ready.spec, ready.record, environment)
+    recorder = None
+    if process.is_main:
+        environment = {**describe_environment(process.device).as_json(), "processes": process.world_size}
+        digests = torch.from_numpy(row_digests(ready.splits.train.images).view(np.int64))
+        recorder = Recorder(run, ready.config, ready.spec, ready.record, environment, digests)
     trainer = Trainer(ready.config, classifier, ready.splits, process, recorder, watchers)
     if saved:
         trainer.restore(saved, best_metrics(run, saved))

@@ -23,7 +23,8 @@ def train(model: str, data: str | Path | None = None, *, progress: bool = True, 
 
     Args:
         model: name of an architecture; `xtrain list models` shows them.
-        data: name of a data set (`pathmnist`, `mnist`, `digits`, …) or path of an `.npz`; None is PathMNIST.
+        data: name of a data set (`pathmnist`, `mnist`, `digits`, …), path of an `.npz`, or a folder of pictures in
+            folders of classes; None is PathMNIST.
         progress: whether a bar, or a line an epoch, goes to stderr.
         options: the command's options with underscores, such as `epochs=8`, `output="runs/a"`, `batch_norm=False`.
 
@@ -104,9 +105,10 @@ def evaluate(
 
     Args:
         model: a predictor, or the path of an `.onnx`.
-        data: name of a data set or path of an `.npz`.
-        solution: `ID,CLASS` file with the labels that `data` holds back.
-        options: `split` ("test"), `protocol`, `data_dir`, and for a path `device`.
+        data: name of a data set, path of an `.npz`, or a folder of pictures in folders of classes.
+        solution: CSV with the labels that `data` holds back.
+        options: the command's with underscores: `split`, `protocol`, `allow_overlap`, `data_dir`, for a path `device`,
+            and with a solution `id_column` and `class_column`.
 
     Returns:
         The `metrics`, with the `protocol` and the `split` they are of.
@@ -116,9 +118,11 @@ def evaluate(
         XtrainError: of another kind, as its name says.
     """
     from scoring.evaluate import evaluate
+    from scoring.options import Solution
 
-    path = None if solution is None else Path(solution)
-    return evaluate(*_scored(model, options), str(data), path)
+    columns = {name: str(options.pop(name)) for name in ("id_column", "class_column") if name in options}
+    given = None if solution is None else Solution(path=Path(solution), **columns)
+    return evaluate(*_scored(model, options), str(data), given)
 
 
 def score(

@@ -1,16 +1,17 @@
 """The edge between the library and a terminal: shared click options, and errors as one line with an exit code."""
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 from xtrain import __version__
 from xtrain.errors import XtrainError
+from xtrain.signals import MESSAGE, raise_interrupt
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -23,6 +24,18 @@ def shared_options(command: Decorated) -> Decorated:
     return click.version_option(__version__, prog_name="xtrain")(command)
 
 
+class FilePath(click.ParamType[Path]):
+    """A path that is not empty: an empty one, from a variable that is not set, would be the present folder."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Check and convert."""
+        if not str(value).strip():
+            self.fail("the path is empty; name a file or folder", param, ctx)
+        return Path(value)
+
+
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the file of an earlier command.")
 
 
@@ -32,8 +45,8 @@ def run(command: click.Command, name: str | None = None) -> NoReturn:
     Every failure is one line on stderr; a traceback appears only with `--debug`.
     """
     debug = "--debug" in sys.argv[1:]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as cleanly as Ctrl-C
     try:
+        raise_interrupt()  # a scheduler's SIGTERM ends as cleanly as Ctrl-C
         code = command.main(prog_name=name or command.name, standalone_mode=False)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
@@ -44,7 +57,7 @@ def run(command: click.Command, name: str | None = None) -> NoReturn:
         _complain(str(error), debug)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted; nothing half-written was left behind", debug)
+        _complain(MESSAGE.strip().removeprefix("error: "), debug)
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away; say nothing more

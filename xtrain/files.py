@@ -1,7 +1,7 @@
 """Writing files so that an interrupted command leaves the old file or none, never half of one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -42,8 +42,20 @@ def open_atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         yield file
 
 
+def refuse_inputs(path: Path, inputs: Iterable[str | Path]) -> None:
+    """Raise OutputError if `path` is one of the files that are read."""
+    for given in inputs:
+        if Path(given).exists() and path.exists() and os.path.samefile(given, path):
+            raise OutputError(f"{path}: is read by this command and would be replaced; choose another -o")
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise OutputError if `path` exists and may not be replaced, or can never become a file."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise OutputError(f"{path}: {above} is a file; choose another -o")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: {above} cannot be written; choose another -o")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file")
     if path.exists() and not overwrite:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
+from xtrain.console import FilePath
 from xtrain.errors import ConfigError, nearest
 
 T = TypeVar("T")
@@ -131,7 +132,7 @@ def _click_option(
     if entry.choices:
         value_type = click.Choice(entry.choices)
     elif of is Path:
-        value_type = click.Path(path_type=Path)
+        value_type = FilePath()
     described_as: dict[str, Any] = {"default": default, "metavar": entry.metavar, "help": help_text}
     return click.option(*flags, name, type=value_type, envvar=variable, **described_as)
 

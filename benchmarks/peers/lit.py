@@ -11,8 +11,8 @@ import litserve
 import numpy as np
 from fastapi import Request
 
-from serving.images.decode import decode
 from serving.model.predictor import Predictor
+from xtrain.images import decode
 
 
 class API(litserve.LitAPI):  # type: ignore[misc]

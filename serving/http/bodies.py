@@ -21,6 +21,7 @@ from serving.http.errors import HTTPError
 from serving.http.operations import MediaType, Operation
 from serving.http.threads import run_in_thread
 from serving.scheduling.memory import MemoryExhausted
+from xtrain.data.datasets import SCORED_KEYS
 
 T = TypeVar("T")
 
@@ -31,8 +32,6 @@ NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.forma
 # Python's parser of literals, which numpy reads the header with, raises SystemError where a garbage collection in the
 # middle of it lets another thread parse: seen in a soak of Python 3.11.7.
 NPY_HEADER_LOCK = threading.Lock()
-# The array of an .npz that is scored: ours, then the test images of the MedMNIST, Kaggle and Keras layouts.
-PREFERRED: tuple[str, ...] = ("images", "test_images", "test_images_shuffled", "x_test")
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,7 @@ def archive(
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
             names = {name.removesuffix(".npy"): name for name in packed.namelist()}
-            chosen = [name for name in PREFERRED if name in names]
+            chosen = [name for name in SCORED_KEYS if name in names]
             if not chosen and len(names) == 1:
                 chosen = list(names)
             if not chosen:

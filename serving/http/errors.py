@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.http.responses import JSONResponse
-from serving.images.decode import ImageTooLarge, UnreadableImage, UnsupportedImage
 from serving.scheduling.batcher import DeadlinePassed, QueueFull, Stopping
 from serving.scheduling.memory import MemoryExhausted
+from xtrain.images import ImageTooLarge, UnreadableImage, UnsupportedImage
 
 CODES = {
     400: "unreadable",

@@ -27,12 +27,9 @@ def load_model(app: Starlette, predictor: Predictor) -> None:
 
 
 async def show_card(request: Request) -> Response:
-    """Answer with the digest and the card of the model; the reference images' pixels are left out."""
+    """Answer with the digest and the card of the model; without reference images and digests of rows."""
     predictor = engine(request).predictor
-    card = predictor.card.as_json()
-    if card["references"]:
-        card["references"].pop("images")
-    return JSONResponse({"sha256": predictor.digest, **card})
+    return JSONResponse({"sha256": predictor.digest, **predictor.card.summary()})
 
 
 async def swap_model(request: Request) -> Response:

@@ -8,9 +8,9 @@ from starlette.responses import Response
 from serving.http.errors import CODES
 from serving.http.operations import MediaType, Operation, Schema
 from serving.http.responses import JSONResponse
-from serving.images.decode import MAX_PIXELS
 from serving.settings import Settings
 from xtrain import __version__
+from xtrain.images import MAX_PIXELS
 
 NUMBER: Schema = {"type": "number"}
 TEXT: Schema = {"type": "string"}

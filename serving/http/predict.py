@@ -20,11 +20,11 @@ from serving.http.errors import HTTPError
 from serving.http.metrics import Metrics
 from serving.http.responses import JSONResponse, as_floats
 from serving.http.threads import run_in_thread
-from serving.images.decode import MAX_PIXELS, MEDIA_TYPES, ImageTooLarge, decode_image, fit
 from serving.images.overlay import overlay
 from serving.model.card import Card
 from serving.model.submission import submission
 from serving.scheduling.engine import Engine
+from xtrain.images import MAX_PIXELS, MEDIA_TYPES, ImageTooLarge, decode_image, fit
 
 NPY, FORM = "application/x-npy", "multipart/form-data"
 SMALL_PIXELS = 64 * 64  # decoded sooner than a thread takes the image over

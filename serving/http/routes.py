@@ -15,7 +15,7 @@ from serving.http.bodies import MAX_JSON
 from serving.http.context import context
 from serving.http.errors import HTTPError
 from serving.http.operations import BINARY, Endpoint, MediaType, Operation, Schema
-from serving.images.decode import MEDIA_TYPES
+from xtrain.images import MEDIA_TYPES
 
 MAX_SWAP_BYTES = 4096
 RUNS = (500, 503, 504)  # what an operation that runs the model can fail with
@@ -101,6 +101,16 @@ _V1 = (
         access="open",
     ),
 )
+_ALIASES = (
+    Operation(
+        "/openapi.json",
+        "GET",
+        describe,
+        "This description, where other tools look for it.",
+        {"application/json": MediaType({"type": "object"})},
+        access="open",
+    ),
+)
 _V2 = (
     Operation("/v2", "GET", oip.server, "The server's name, version and extensions.", _json("Server")),
     Operation("/v2/health/live", "GET", oip.live, "Whether it is alive.", _json("Live"), access="open"),
@@ -140,6 +150,7 @@ def _v2_model(base: str, names: tuple[str, ...]) -> tuple[Operation, ...]:
 
 OPERATIONS: tuple[Operation, ...] = (
     *_V1,
+    *_ALIASES,
     *_V2,
     *_v2_model("/v2/models/{name}", ("name",)),
     *_v2_model("/v2/models/{name}/versions/{version}", ("name", "version")),
@@ -159,7 +170,7 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 def routes() -> list[Route]:
     """Return the router's routes: one an operation, and one for every other path below /v1 and /v2."""
     known = [Route(entry.path, _endpoint(entry), methods=[entry.method]) for entry in OPERATIONS]
-    others = ("/v1/{path:path}", "/v2/{path:path}", "/v2", "/metrics")
+    others = ("/v1/{path:path}", "/v2/{path:path}", "/v2", "/metrics", "/openapi.json")
     return [*known, *(Route(path, _unknown, methods=METHODS) for path in others)]
 
 

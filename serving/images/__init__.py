@@ -1,1 +1,1 @@
-"""Encoded images in, pixels out, and heatmaps drawn over them."""
+"""Pictures for the answer: a heatmap drawn over the image it explains. Decoding is `xtrain.images`."""

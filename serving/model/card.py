@@ -27,6 +27,7 @@ from serving.model.card_parts import (
     Text,
     TrainingData,
 )
+from serving.model.training_rows import TrainingRows
 from xtrain.errors import ModelFileError
 
 FORMAT = 3
@@ -54,7 +55,8 @@ class Card:
         input: the graph's input.
         metrics: of the exported file itself.
         weighting: where the members' weights come from: `equal`, `given`, or `greedy` selection on validation rows.
-        calibration: the temperature; None if none was fitted.
+        calibration: the temperature; None if there is none.
+        calibration_note: why there is none, where one was asked for.
         tta: `dihedral` if the eight views are averaged inside, else None.
         explain: the second output; None without one.
         precision: of the networks inside.
@@ -62,6 +64,7 @@ class Card:
         packages: versions that made the file.
         git_commit: of the code that made it, or None.
         references: images for a server's self-check; None where they were left out.
+        training_rows: digests of the images that the members were trained on; None where they are not known.
         intended_use: what it is for, and what not.
         format: version of this structure.
     """
@@ -75,6 +78,7 @@ class Card:
     metrics: tuple[Evaluation, ...]
     weighting: Literal["equal", "given", "greedy"]
     calibration: Calibration | None = None
+    calibration_note: Text | None = None
     tta: Literal["dihedral"] | None = None
     explain: Heatmap | None = None
     precision: Literal["fp32", "fp16"]
@@ -82,6 +86,7 @@ class Card:
     packages: dict[str, str]
     git_commit: str | None = None
     references: References | None = None
+    training_rows: TrainingRows | None = None
     intended_use: Text = INTENDED_USE
     format: Literal[3] = 3
 
@@ -99,6 +104,14 @@ class Card:
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         values: dict[str, Any] = _adapter().dump_python(self, mode="json")
+        return values
+
+    def summary(self) -> dict[str, Any]:
+        """Return `as_json` for a reader: without the reference images' pixels and the training rows' digests."""
+        values = self.as_json()
+        for part, content in (("references", "images"), ("training_rows", "content")):
+            if values[part]:
+                values[part].pop(content)
         return values
 
     def to_json(self) -> str:
@@ -130,6 +143,8 @@ class Card:
             card: Card = _adapter().validate_json(text)
             if card.references:
                 card.references.check(card.shape, len(card.classes))
+            if card.training_rows:
+                card.training_rows.check()
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "card"

@@ -44,7 +44,10 @@ class Member:
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """The data the members were trained on, and how its rows were divided; `rows` counts each split."""
+    """The data the members were trained on, and how its rows were divided.
+
+    `rows` counts each split; `group_pattern` found in a picture's path what was kept in one split.
+    """
 
     name: Name
     md5: Name
@@ -55,6 +58,7 @@ class TrainingData:
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     split_digest: Name
     rows: dict[str, Count]
+    group_pattern: Text | None = None
 
 
 @with_config(STRICT)

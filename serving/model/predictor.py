@@ -8,11 +8,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.images.decode import convert_image, fit, read_image
 from serving.model import onnxfile
 from serving.model.card import HEATMAP, INPUT, OUTPUT, read_card
 from serving.model.devices import check_provider, execution_providers, usable_cores
 from xtrain.errors import ConfigError, ModelFileError
+from xtrain.images import convert_image, fit, read_image
 
 MAX_RUN = 256  # images of one run, views counted
 # Largest difference of a reference image's probability: float32 sums in another order, float16's own spacing.

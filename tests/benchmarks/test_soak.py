@@ -13,8 +13,8 @@ from benchmarks.soak import Sample, judge
 from benchmarks.traffic import Answer, bad, good
 from export.export import export_runs
 from export.options import ExportOptions
-from serving.images.decode import ImageTooLarge, decode
 from tests.conftest import ROOT
+from xtrain.images import ImageTooLarge, decode
 
 
 def test_half_a_minute_of_everything(sample_run: Path, sample_model: Path, sample: Path, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from export.calibration import fit_temperature
+from export.calibration import cross_validate, fit_temperature
 from export.export import export_runs
 from export.options import ExportOptions
 from serving.model.predictor import Predictor
+from tests.conftest import Command, make_npz, needs_real_data, train
 from xtrain.data.datasets import read_npz
 from xtrain.metrics import evaluate
 
@@ -31,9 +32,49 @@ def test_it_lowers_the_loss_and_stays_within_bounds() -> None:
     assert fit_temperature(labels, np.eye(2)[labels] * 0.2 + 0.4) == 1.0, "all right: nothing to fit"
 
 
-def test_the_file_is_calibrated_and_ranks_as_before(sample_run: Path, sample: Path, tmp_path: Path) -> None:
-    done = export_runs([sample_run], tmp_path / "m.onnx")
-    export_runs([sample_run], tmp_path / "raw.onnx", ExportOptions(calibrate=False))
+def test_it_is_kept_where_held_out_rows_gain() -> None:
+    random = np.random.RandomState(3)
+    labels = random.randint(0, 3, 400)
+    overconfident = softmax((np.eye(3)[labels] * 1.5 + random.randn(400, 3)) * 4, axis=1)
+    gain = cross_validate(labels, overconfident)
+    assert gain is not None and gain.better and gain.ece_after < gain.ece_before / 2
+    assert cross_validate(labels[:9], overconfident[:9]) is None
+
+
+def test_it_is_left_out_where_there_is_nothing_to_gain() -> None:
+    """Labels drawn from the very probabilities: on the rows themselves a temperature always lowers the log loss."""
+    kept = 0
+    for seed in range(20):
+        random = np.random.RandomState(seed)
+        honest = softmax(random.randn(60, 3) * 2, axis=1)
+        labels = (honest.cumsum(axis=1) < random.rand(60, 1)).sum(axis=1)
+        held_out = cross_validate(labels, honest)
+        assert held_out is not None
+        kept += held_out.better
+    assert kept <= 5
+
+
+def test_an_export_says_why_there_is_no_temperature(tiny: Path, tmp_path: Path, command: Command) -> None:
+    small = make_npz(tmp_path / "small.npz", rows=3)
+    run = train(tmp_path / "run", "simplecnn", "--data", small, "--epochs", 1)
+    result = command("xexport", run, "-o", tmp_path / "m.onnx")
+    assert result.code == 0 and "no temperature: 9 validation rows are too few for one" in result.out
+    card = Predictor(tmp_path / "m.onnx").card
+    assert card.calibration is None and card.calibration_note == "no temperature: 9 validation rows are too few for one"
+    assert "No temperature: 9 validation rows are too few" in (tmp_path / "m.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def overconfident_run(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
+    """Twelve epochs without augmentation: sure of itself, and a temperature lowers the error of held-out rows too."""
+    options = ["--data", sample, "--augment", "none", "--epochs", 12]
+    return train(tmp_path_factory.mktemp("overconfident") / "run", "simplecnn-v1", *options)
+
+
+@needs_real_data
+def test_the_file_is_calibrated_and_ranks_as_before(overconfident_run: Path, sample: Path, tmp_path: Path) -> None:
+    done = export_runs([overconfident_run], tmp_path / "m.onnx")
+    export_runs([overconfident_run], tmp_path / "raw.onnx", ExportOptions(calibrate=False))
     calibrated, raw = Predictor(tmp_path / "m.onnx"), Predictor(tmp_path / "raw.onnx")
     fit = calibrated.card.calibration
     assert fit is not None and raw.card.calibration is None
@@ -42,7 +83,8 @@ def test_the_file_is_calibrated_and_ranks_as_before(sample_run: Path, sample: Pa
     assert labels is not None
     before, after = raw.predict(images), calibrated.predict(images)
     assert np.abs(before - after).max() > 0.01
-    assert (before.argsort(axis=1) == after.argsort(axis=1)).all()
+    assert (np.diff(np.take_along_axis(after, before.argsort(axis=1), axis=1), axis=1) > -1e-6).all()
+    assert (before.argmax(axis=1) == after.argmax(axis=1)).all()
     np.testing.assert_allclose(after, softmax(np.log(before) / fit.temperature, axis=1), atol=1e-5)
     # The card's figures are those of the file on the validation rows.
     val = read_npz(sample).splits["val"]

@@ -59,7 +59,11 @@ def test_json_round_trip() -> None:
         ("simplecnn", {"lr": float("nan")}, "--lr is nan"),
         ("simplecnn", {"val_fraction": 1.0}, "--val-fraction is 1.0"),
         ("simplecnn", {"pretrained": True}, "simplecnn has no published weights"),
-        ("resnet18", {"patience": 5, "plateau_patience": 8}, "not above the plateau scheduler's 8"),
+        (
+            "resnet18",
+            {"patience": 5, "plateau_patience": 8},
+            "ends training before the plateau scheduler, after 9 epochs",
+        ),
         ("resnet18", {"image_size": 20}, "from 28 pixels, not 20"),
         ("xception", {"image_size": 64}, "from 96 pixels, not 64"),
         ("resnet18", {"switches": {"dropout": True}}, "no switch --dropout"),

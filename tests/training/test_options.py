@@ -29,7 +29,7 @@ def test_dry_run_prints_and_writes_nothing(command: Command, sample: Path, tmp_p
     assert result.code == 0 and not run.exists()
     plan = json.loads(result.out)
     assert plan["config"]["optimizer"] == "adagrad" and plan["config"]["batch_size"] == 64
-    assert plan["memory_bytes"]["parameters"] == 58_162_249
+    assert plan["parameters"] == 58_162_249
     assert plan["model"]["mean"] == list(channel_statistics(read_npz(sample).splits["train"].images)[0])
     assert plan["data"]["rows"] == {"train": 850, "val": 150, "test": 302}
 
@@ -135,10 +135,10 @@ print(json.dumps({"scalars": {tag: [e.value for e in events.Scalars(tag)] for ta
 def test_a_loss_that_is_not_finite_names_epoch_batch_and_rate(command: Command, sample: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", "simplecnn-v1", "--data", sample, "--epochs", 1, "--lr", 0.001)
     before = (run / run_folder.BEST).read_bytes()
-    options = ["--epochs", 5, "--optimizer", "sgd", "--lr", 1e30, "--precision", "fp32"]
+    options = ["--epochs", 5, "--optimizer", "sgd", "--lr", 1000, "--precision", "fp32"]
     result = command("xtrain", "simplecnn-v1", "--data", sample, *options, "-o", run, "--overwrite")
     assert result.code == 1
-    assert "not finite any more in epoch 1, batch " in result.error and "learning rate 1e+30" in result.error
+    assert "not finite any more in epoch 1, batch " in result.error and "learning rate 1e+03" in result.error
     batch = int(result.error.partition("batch ")[2].partition(" of 27")[0])
     assert 2 <= batch <= 5, "the first step is finite and the next ones are not"
     # Nothing of the failed run replaced the earlier one.
@@ -198,8 +198,8 @@ def test_weights_from_a_file(command: Command, sample: Path, tmp_path: Path) -> 
         (["resnet18", "--weights", "{renamed}"], 1, "its SHA-256 starts with"),
         (["simplecnn", "--ema", "1.5"], 2, "--ema is 1.5"),
         (["simplecnn", "--label-smoothing", "1"], 2, "--label-smoothing is 1.0"),
-        (["resnet18", "--patience", "8"], 2, "--patience 8 is not above the plateau scheduler's 8"),
-        (["simplecnn", "--plateau-patience", "20"], 2, "--patience 20 is not above the plateau scheduler's 20"),
+        (["resnet18", "--patience", "8"], 2, "use at least --patience 10"),
+        (["simplecnn", "--plateau-patience", "20"], 2, "use at least --patience 22"),
     ],
 )
 def test_contradictions(

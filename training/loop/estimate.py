@@ -1,6 +1,8 @@
-"""The memory that a run will need, computed from shapes alone before it starts."""
+"""The memory that a run will need, computed from shapes alone before it starts, and advice where it was too much."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from training.config import TrainConfig
 from training.models.classifier import Classifier, ModelSpec
 from training.optimizers import OPTIMIZERS
+from xtrain.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class Estimate:
     def total(self) -> int:
         """Sum of all but the number of parameters."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.images
+
+    def as_json(self) -> dict[str, int]:
+        """Return the bytes by purpose."""
+        return {name: value for name, value in asdict(self).items() if name != "parameters"}
 
 
 def estimate(config: TrainConfig, spec: ModelSpec, image_bytes: int) -> Estimate:
@@ -74,3 +81,23 @@ def estimate(config: TrainConfig, spec: ModelSpec, image_bytes: int) -> Estimate
 def _storage(tensor: torch.Tensor) -> int:
     """Return the identity of a tensor's storage: several saved tensors may be views of one."""
     return int(tensor.untyped_storage()._cdata)
+
+
+@contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Turn running out of memory, on a GPU or the host, into advice for what was being done.
+
+    Raises:
+        TrainingError: with the advice.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in ("out of memory", "allocate")):
+            raise
+        raise TrainingError(f"out of memory {advice}") from error
+
+
+def batch_advice(config: TrainConfig) -> str:
+    """Return what to do where a training step needs too much."""
+    return f"try --batch-size {config.batch_size // 2}" if config.batch_size > 2 else "try a smaller --image-size"

@@ -5,8 +5,7 @@ Flows in: a configuration, a `Classifier`, two splits. Flows out, after every ep
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,8 +20,9 @@ from training.loop.augment import augment, sample
 from training.loop.average import MovingAverage
 from training.loop.device import seed_everything
 from training.loop.distributed import Process, all_reduce_min, all_reduce_sum, broadcast_buffers
+from training.loop.estimate import batch_advice, memory_advice
 from training.loop.loader import Batch, Loader, balanced, balanced_weights, shuffled
-from training.loop.prediction import predict
+from training.loop.prediction import BATCH_ROWS, predict
 from training.loop.schedule import EarlyStopping, Schedule
 from training.models.classifier import Classifier
 from training.optimizers import make_optimizer
@@ -42,24 +42,6 @@ class Splits:
 
     train: Split
     val: Split
-
-
-@contextmanager
-def memory_advice(config: TrainConfig, size: int) -> Iterator[None]:
-    """Turn running out of memory, on a GPU or the host, into advice.
-
-    Raises:
-        TrainingError: with half the batch size.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in ("out of memory", "allocate")):
-            raise
-        raise TrainingError(
-            f"out of memory with batches of {config.batch_size} at {size} pixels; "
-            f"try --batch-size {max(2, config.batch_size // 2)}"
-        ) from error
 
 
 class Trainer:
@@ -87,8 +69,9 @@ class Trainer:
         assert splits.train.labels is not None and splits.val.labels is not None
         self.config, self.process, self.recorder, self.watchers = config, process, recorder, watchers
         self.classifier = classifier.to(process.device).to(memory_format=torch.channels_last)
-        self.train_loader = Loader(splits.train, config.batch_size, process)
-        self.val_loader = Loader(splits.val, config.batch_size, process)
+        with memory_advice("for the images of the two splits; --stream reads them from disk as they are needed"):
+            self.train_loader = Loader(splits.train, config.batch_size, process)
+            self.val_loader = Loader(splits.val, config.batch_size, process)
         self.val_labels = splits.val.labels
         self.weights = balanced_weights(splits.train.labels, classifier.spec.classes) if config.balance else None
         self.policy = POLICIES[config.augment or "none"]
@@ -149,8 +132,10 @@ class Trainer:
             images_per_second=self.train_loader.rows_an_epoch * len(self.history) / seconds,
         )
 
-    def train_epoch(self, epoch: int) -> float:
-        """Train over as many rows as the training split has; return the mean cross-entropy over them.
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
+        """Train over as many rows as the training split has; return the mean cross-entropy and the accuracy over them.
+
+        Both are of the augmented images, with dropout, while the weights change; so below what validation would give.
 
         Raises:
             TrainingError: a loss that is not finite, with the batch and the learning rate it happened at.
@@ -161,23 +146,27 @@ class Trainer:
         )
         self.classifier.train()
         # Both are read once an epoch: an .item() in the loop would wait for the device at every batch.
-        total = torch.zeros((), device=self.process.device)
+        total = torch.zeros(2, device=self.process.device)  # summed loss, rows that were right
         finite_batches = torch.zeros((), device=self.process.device, dtype=torch.long)
         rates = []
-        for batch in self.train_loader.training_batches(order):
-            rates.append(self.learning_rate)
-            total += self._step(batch, generator)
-            finite_batches += total.isfinite()  # a sum that is not finite stays so: counts the batches before
-            for watcher in self.watchers:
-                watcher.step()
-        loss = float(all_reduce_sum(total, self.process))
+        size, advice = self.classifier.preprocess.output_size, batch_advice(self.config)
+        with memory_advice(f"with batches of {self.config.batch_size} at {size} pixels; {advice}"):
+            for batch in self.train_loader.training_batches(order):
+                rates.append(self.learning_rate)
+                total += self.step(batch, generator)
+                finite_batches += total[0].isfinite()  # a sum that is not finite stays so: counts the batches before
+                for watcher in self.watchers:
+                    watcher.step()
+        loss, right = all_reduce_sum(total, self.process).tolist()
         if not np.isfinite(loss):
             self._diverged(epoch, int(all_reduce_min(finite_batches, self.process)), rates)
         broadcast_buffers(self.classifier.network, self.process)
-        return loss / self.train_loader.rows_an_epoch
+        if self.average:  # its BatchNorm statistics are an average of each process's own
+            broadcast_buffers(self.average.classifier.network, self.process)
+        return loss / self.train_loader.rows_an_epoch, right / self.train_loader.rows_an_epoch
 
-    def _step(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        """Update the weights once; return the summed cross-entropy of this process's rows."""
+    def step(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """Update the weights once; return (2,): the summed cross-entropy of this process's rows, how many are right."""
         preprocess = self.classifier.preprocess
         with torch.no_grad():
             pixels = preprocess.resize(batch.images)
@@ -196,7 +185,8 @@ class Trainer:
         self.schedule.after_batch()
         if self.average:
             self.average.update(self.classifier.network)
-        return summed.detach()
+        with torch.no_grad():
+            return torch.stack((summed, (logits.argmax(dim=1) == batch.labels).sum().to(summed.dtype)))
 
     def _diverged(self, epoch: int, finite_batches: int, rates: Sequence[float]) -> None:
         where = f" in {self.recorder.folder.path}" if self.recorder else ""
@@ -209,15 +199,19 @@ class Trainer:
     def _epoch(self, epoch: int) -> None:
         """Train, validate, decide, write."""
         began, lr = time.perf_counter(), self.learning_rate
-        train_loss = self.train_epoch(epoch)
+        train_loss, train_accuracy = self.train_epoch(epoch)
         trained = time.perf_counter() - began
-        metrics = evaluate(self.val_labels, predict(self.validated, self.val_loader))
+        rows, size = BATCH_ROWS[self.process.device.type], self.classifier.preprocess.output_size
+        with memory_advice(f"while validating {rows} images at {size} pixels at a time; try a smaller --image-size"):
+            probabilities = predict(self.validated, self.val_loader)
+        metrics = evaluate(self.val_labels, probabilities)
         self.schedule.after_epoch(metrics.loss)
         is_best = self.stopping.update(epoch, metrics.accuracy, metrics.loss)
         if is_best:
             self.best = metrics
         seconds = (trained, time.perf_counter() - began)
-        entry = epoch_record(epoch, lr, train_loss, metrics, self.train_loader.rows_an_epoch, seconds)
+        trained_to = (train_loss, train_accuracy)
+        entry = epoch_record(epoch, lr, trained_to, metrics, self.train_loader.rows_an_epoch, seconds)
         self.history.append(entry)
         if self.recorder and self.process.is_main:
             self.recorder.write(_on_cpu(self.validated.network), metrics, self._state(), is_best)

@@ -20,14 +20,15 @@ from training.models.classifier import Classifier, ModelSpec
 from xtrain.errors import CheckpointError, XtrainError
 from xtrain.files import open_atomic
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
 class DataRecord:
     """Which data a run saw: enough to find the same rows again.
 
-    `rows` counts each split; `split_digest` is the digest of the exact row numbers.
+    `rows` counts each split; `split_digest` is the digest of the exact row numbers; `group_pattern` named the groups
+    that were kept together.
     """
 
     name: str
@@ -39,6 +40,7 @@ class DataRecord:
     val_fraction: float
     split_digest: str
     rows: dict[str, int]
+    group_pattern: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -50,7 +52,8 @@ class Checkpoint:
     """One epoch's weights and everything known of them.
 
     `metrics` are those of the validation split at this epoch; `training` is what a resumed run needs (optimizer,
-    scheduler, early stopping, history) and is empty in `best.pt`; `digest` is the SHA-256 of the weights.
+    scheduler, early stopping, history) and is empty in `best.pt`; `digest` is the SHA-256 of the weights;
+    `training_rows` (N,) int64 are the digests of the training images, None in checkpoints from before they were kept.
     """
 
     config: TrainConfig
@@ -62,6 +65,7 @@ class Checkpoint:
     weights: Mapping[str, torch.Tensor]
     training: dict[str, Any]
     digest: str
+    training_rows: torch.Tensor | None = None
 
     def without_training_state(self) -> "Checkpoint":
         """Return what `best.pt` holds."""
@@ -103,6 +107,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             "weights": dict(checkpoint.weights),
             "training": checkpoint.training,
             "digest": checkpoint.digest,
+            "training_rows": checkpoint.training_rows,
         },
         buffer,
     )
@@ -127,12 +132,14 @@ def load(path: Path) -> Checkpoint:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on odd pickles; they are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] not in (1, FORMAT):
+        if content["format"] not in (1, 2, FORMAT):
             raise CheckpointError(
                 f"{path}: checkpoint format {content['format']}, not {FORMAT}; use the version that wrote it"
             )
         if content["format"] == 1:
             content = _from_format_1(content)
+        if content["format"] < FORMAT:
+            content = _from_format_2(content)
         checkpoint = Checkpoint(
             config=TrainConfig.from_json(content["config"]),
             spec=ModelSpec.from_json(content["spec"]),
@@ -143,6 +150,7 @@ def load(path: Path) -> Checkpoint:
             weights=content["weights"],
             training=content["training"],
             digest=content["digest"],
+            training_rows=content["training_rows"],
         )
     except XtrainError:
         raise
@@ -165,3 +173,9 @@ def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
     config["switches"], spec["switches"] = config.pop("options"), spec.pop("options")
     augment = "paper-intended" if config["augment"] == "paper" else config["augment"]
     return {**content, "config": {**config, "recipe": "paper", "augment": augment}, "spec": spec}
+
+
+def _from_format_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content with the settings that came later at what they were: not there."""
+    added = {"data_dir": None, "classes": None, "native_size": None, "group_pattern": None}
+    return {**content, "config": {**content["config"], **added}, "training_rows": None}

@@ -3,9 +3,14 @@
 Nothing here loads torch, except `Run.best` of a run that has no summary.
 """
 
+import contextlib
+import itertools
 import json
+import os
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,60 +22,137 @@ from xtrain.metrics import Metrics
 CONFIG, METRICS, BEST, LAST, SUMMARY = "config.json", "metrics.jsonl", "best.pt", "last.pt", "summary.json"
 CURVES, CONFUSION, CLASSES = "curves.png", "confusion.png", "classes.png"
 TENSORBOARD = "tensorboard"  # a folder
+LOCK, STAGING = ".lock", ".new"
 FILES = (CONFIG, METRICS, BEST, LAST, SUMMARY, CURVES, CONFUSION, CLASSES)
 
 
 class RunFolder:
-    """Reserves a folder for a run and writes its files.
+    """Reserves a folder for a run and writes its epochs.
 
-    Nothing on disk changes before the first epoch is complete: a run that fails on its input, or is interrupted
-    before it has anything to keep, leaves an earlier run in the same folder as it was.
+    An earlier run in the same folder stays as it was until the first epoch of the new one is written whole: a run that
+    fails on its input or on a full disk, or is interrupted before it has anything to keep, changes nothing.
     """
 
     def __init__(self, path: Path, overwrite: bool = False, resume: bool = False) -> None:
         """Check the folder without changing it; with `resume` it must hold the run to continue.
 
         Raises:
-            OutputError: the folder holds a run already and `overwrite` is off, or the path cannot be a folder.
+            OutputError: the folder holds a run already and `overwrite` is off, or other files, or is none.
         """
         self.path = path
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: is a file, not a folder; choose another -o")
-        taken = [name for name in FILES if (path / name).exists()]
+        names = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")] if path.exists() else []
+        taken = [name for name in FILES if name in names]
         if taken and not overwrite and not resume:
             raise OutputError(f"{path}: holds a run already ({taken[0]}); choose another -o or add --overwrite")
-        self._opened, self._resume = False, resume
-        if resume:
-            self._remove_temporary_files()
+        if names and not taken:
+            raise OutputError(f"{path}: holds other files ({sorted(names)[0]}); name a new folder with -o")
+        self._resume, self._begun, self._made, self._lock = resume, False, False, -1
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def open(self, config: dict[str, Any]) -> None:
-        """Remove an earlier run's files unless it is resumed, and write the configuration; later calls do nothing."""
-        if self._opened:
-            return
+    @contextmanager
+    def reserved(self, needed_bytes: int = 0) -> Iterator[None]:
+        """Keep other processes out of the folder, which is made, and left as it was if no epoch was written.
+
+        Args:
+            needed_bytes: of the checkpoints.
+
+        Raises:
+            OutputError: another process is training into it, or it cannot be written, or the disk is too full.
+        """
+        self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in FILES if not self._resume else ():
-                (self.path / name).unlink(missing_ok=True)
-            if not self._resume:
-                shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
-            self._remove_temporary_files()
+            self._lock = lock_folder(self.path)
+            for path in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self.path / STAGING, ignore_errors=True)
+            free = shutil.disk_usage(self.path).free
         except OSError as error:
             raise OutputError(f"{self.path}: {error.strerror}; choose another -o") from error
-        write_json(self.path / CONFIG, config)
-        self._opened = True
+        try:
+            if free < needed_bytes:
+                raise OutputError(
+                    f"{self.path}: its checkpoints need {needed_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
+                    "free some space or choose another -o"
+                )
+            yield
+        finally:
+            (self.path / LOCK).unlink(missing_ok=True)
+            os.close(self._lock)
+            if self._made and not any(self.path.iterdir()):
+                self.path.rmdir()
 
-    def _remove_temporary_files(self) -> None:
-        """Remove temporary files of a process that was killed while it wrote."""
-        for path in self.path.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+    @contextmanager
+    def epoch(self, config: dict[str, Any]) -> Iterator[Path]:
+        """Yield the folder in which to write an epoch's files.
 
-    def write_history(self, history: Sequence[dict[str, Any]]) -> None:
-        """Write one JSON line an epoch; the whole file is replaced, so a reader never sees half a line."""
-        with open_atomic(self.path / METRICS, "w") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in history)
+        Those of the first epoch are written beside an earlier run's, with the configuration, and take their place when
+        all are whole; `config` is what `config.json` is to hold.
+        """
+        if self._begun:
+            yield self.path
+            return
+        staging = self.path if self._resume else self.path / STAGING
+        try:
+            staging.mkdir(exist_ok=True)
+            write_json(staging / CONFIG, config)
+            yield staging
+            if not self._resume:
+                self._replace_earlier_run(staging)
+        except OSError as error:
+            raise OutputError(f"{self.path}: {error.strerror}; choose another -o") from error
+        finally:
+            if not self._resume:
+                shutil.rmtree(staging, ignore_errors=True)
+        self._begun = True
+
+    def _replace_earlier_run(self, staging: Path) -> None:
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+        for path in staging.iterdir():
+            os.replace(path, self.path / path.name)
+
+
+def lock_folder(folder: Path) -> int:
+    """Lock a folder for this process and return the open lock file; the system frees it should the process die.
+
+    Raises:
+        OutputError: another process holds it.
+        OSError: the folder cannot be written.
+    """
+    while True:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        if sys.platform == "win32":  # has no flock; two trainings into one folder are then not noticed
+            return descriptor
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OutputError(f"{folder}: another training writes into it; wait for it or choose another -o") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK)):
+                return descriptor
+        os.close(descriptor)  # its holder removed it in between
+
+
+def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Write one JSON line an epoch; the whole file is replaced, so a reader never sees half a line."""
+    with open_atomic(folder / METRICS, "w") as file:
+        file.writelines(json.dumps(entry) + "\n" for entry in history)
+
+
+def free_name(path: Path) -> Path:
+    """Return the path, or with the first of -2, -3, … that is free where it holds something."""
+    taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(other for other in numbered if not other.exists()) if taken else path
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

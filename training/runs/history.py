@@ -24,28 +24,29 @@ class Outcome:
 
 
 def epoch_record(
-    epoch: int, lr: float, train_loss: float, metrics: Metrics, rows: int, seconds: tuple[float, float]
+    epoch: int, lr: float, training: tuple[float, float], metrics: Metrics, rows: int, seconds: tuple[float, float]
 ) -> dict[str, Any]:
     """Return the line of `metrics.jsonl` for one epoch.
 
     Args:
         epoch: from 1.
         lr: learning rate at its start.
-        train_loss: mean cross-entropy over the rows trained on.
+        training: mean cross-entropy and accuracy over the rows trained on, as they were augmented.
         metrics: of the validation split.
         rows: trained on, over all processes.
         seconds: of training, and of the whole epoch.
     """
-    training, whole = seconds
+    (train_loss, train_accuracy), (train_seconds, whole) = training, seconds
     return {
         "epoch": epoch,
         "lr": lr,
         "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
         "val_loss": metrics.loss,
         "val_accuracy": metrics.accuracy,
         "val_f1": metrics.f1,
         "val_auc": metrics.auc,
-        "train_seconds": round(training, 3),
+        "train_seconds": round(train_seconds, 3),
         "seconds": round(whole, 3),
-        "images_per_second": round(rows / training, 1),
+        "images_per_second": round(rows / train_seconds, 1),
     }

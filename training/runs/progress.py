@@ -1,5 +1,6 @@
 """Progress of training: a bar with the remaining time on a terminal, a line an epoch elsewhere."""
 
+import time
 from typing import Any, Protocol, TextIO
 
 from xtrain.metrics import Metrics
@@ -31,22 +32,39 @@ def format_epoch(entry: dict[str, Any], epochs: int, best: bool) -> str:
 
 
 class LineProgress:
-    """Writes a line an epoch."""
+    """Writes a line an epoch, and one every minute within epochs that take longer."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.epochs = stream, 0
+    def __init__(self, stream: TextIO, every: float = 60.0) -> None:
+        """Write to `stream`; within an epoch `every` so many seconds."""
+        self.stream, self.every = stream, every
+        self.epochs = self.steps = self.epoch_number = self.step_number = 0
+        self.began = self.written = time.monotonic()
 
     def start(self, epochs: int, steps: int, done: int) -> None:
         """See `Progress`."""
-        self.epochs = epochs
+        self.epochs, self.steps, self.epoch_number = epochs, steps, done + 1
+        self.began = self.written = time.monotonic()
 
     def step(self) -> None:
         """See `Progress`."""
+        self.step_number += 1
+        now = time.monotonic()
+        if now - self.written >= self.every:
+            remaining = (now - self.began) / self.step_number * (self.steps - self.step_number)
+            self._write(
+                f"epoch {self.epoch_number}/{self.epochs}  batch {self.step_number}/{self.steps}  "
+                f"{remaining:.0f} s to the end of its training"
+            )
 
     def epoch(self, entry: dict[str, Any], metrics: Metrics, best: bool) -> None:
         """See `Progress`."""
-        self.stream.write(format_epoch(entry, self.epochs, best) + "\n")
+        self._write(format_epoch(entry, self.epochs, best))
+        self.epoch_number, self.step_number, self.began = entry["epoch"] + 1, 0, self.written
+
+    def _write(self, line: str) -> None:
+        self.stream.write(line + "\n")
         self.stream.flush()
+        self.written = time.monotonic()
 
     def close(self) -> None:
         """See `Progress`."""

@@ -16,13 +16,17 @@ from xtrain.metrics import Metrics
 
 @dataclass(frozen=True)
 class Recorder:
-    """Writes the epochs of one run; `data` and `environment` are stored beside the weights."""
+    """Writes the epochs of one run.
+
+    `data`, `environment` and the digests of the `training_rows` (N,) int64 are stored beside the weights.
+    """
 
     folder: RunFolder
     config: TrainConfig
     spec: ModelSpec
     data: DataRecord
     environment: Mapping[str, Any]
+    training_rows: torch.Tensor
 
     def write(
         self, weights: Mapping[str, torch.Tensor], metrics: Metrics, state: Mapping[str, Any], is_best: bool
@@ -47,10 +51,11 @@ class Recorder:
             environment=dict(self.environment),
             weights=weights,
             training=dict(state),
+            training_rows=self.training_rows,
             digest=checkpoint.weights_digest(weights),
         )
-        self.folder.open(self.config.as_json())
-        checkpoint.save(self.folder / folder.LAST, saved)
-        if is_best:
-            checkpoint.save(self.folder / folder.BEST, saved.without_training_state())
-        self.folder.write_history(state["history"])
+        with self.folder.epoch(self.config.as_json()) as target:
+            checkpoint.save(target / folder.LAST, saved)
+            if is_best:
+                checkpoint.save(target / folder.BEST, saved.without_training_state())
+            folder.write_history(target, state["history"])

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.runs import folder
 from training.runs.checkpoint import Checkpoint
 from training.runs.folder import RunFolder
+from training.runs.fonts import drawable, drawable_names, families
 from training.runs.history import Outcome
 from xtrain.files import open_atomic
 
@@ -71,21 +73,30 @@ def write_report(run: RunFolder, summary: dict[str, Any], history: Sequence[dict
 
 
 def draw_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int, title: str) -> None:
-    """Draw loss and accuracy by epoch, the best epoch marked."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
-    epochs = [entry["epoch"] for entry in history]
-    loss.plot(epochs, [entry["train_loss"] for entry in history], ".-", label="training")
-    loss.plot(epochs, [entry["val_loss"] for entry in history], ".-", label="validation")
+    """Draw loss, accuracy and learning rate by epoch, the best epoch marked."""
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    _plot(loss, history, "train_loss", "C0", "training")
+    _plot(loss, history, "val_loss", "C1", "validation")
     loss.set(xlabel="epoch", ylabel="cross-entropy")
-    accuracy.plot(epochs, [entry["val_accuracy"] for entry in history], ".-", color="C1", label="validation")
+    _plot(accuracy, history, "train_accuracy", "C0", "training, augmented")
+    _plot(accuracy, history, "val_accuracy", "C1", "validation")
     accuracy.set(xlabel="epoch", ylabel="accuracy")
-    for axes in (loss, accuracy):
+    _plot(rate, history, "lr", "C2", "at the start of the epoch")
+    rate.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    for axes in (loss, accuracy, rate):
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"best epoch ({best_epoch})")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
-    figure.suptitle(title)
+    figure.suptitle(drawable(title), family=families([title]))
     _write(path, figure)
+
+
+def _plot(axes: Axes, history: Sequence[dict[str, Any]], key: str, color: str, label: str) -> None:
+    """Draw a figure of every epoch that has it: the training accuracy is missing in epochs of older versions."""
+    points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+    if points:
+        axes.plot(*zip(*points, strict=True), ".-", color=color, label=label)
 
 
 def plot_confusion(confusion: np.ndarray[Any, Any], classes: Sequence[str], title: str) -> Figure:
@@ -95,10 +106,11 @@ def plot_confusion(confusion: np.ndarray[Any, Any], classes: Sequence[str], titl
     axes = figure.subplots()
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, rotation=45, ha="right")
-    axes.set_yticks(ticks, classes)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    ticks, names, fonts = range(len(classes)), drawable_names(classes), families([*classes, title])
+    axes.set_xticks(ticks, names, rotation=45, ha="right", family=fonts)
+    axes.set_yticks(ticks, names, family=fonts)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(drawable(title), family=fonts)
     for row, column in np.argwhere(confusion > 0):
         axes.text(
             column,
@@ -120,7 +132,7 @@ def draw_classes(path: Path, distribution: dict[str, Sequence[float]], classes: 
     places = np.arange(len(classes))
     axes.bar(places - 0.2, distribution["rows"], 0.4, label="in the training split")
     axes.bar(places + 0.2, distribution["drawn"], 0.4, label="drawn an epoch (expected)")
-    axes.set_xticks(places, classes, rotation=30, ha="right")
+    axes.set_xticks(places, drawable_names(classes), rotation=30, ha="right", family=families(classes))
     axes.set(ylabel="rows", title="class distribution before and after balancing")
     axes.legend()
     _write(path, figure)

@@ -34,13 +34,19 @@ def load_interrupted(run: Path, model: str) -> Checkpoint:
     return saved
 
 
-def resumed_config(saved: Checkpoint, data: str | None, settings: Mapping[str, Any]) -> TrainConfig:
-    """Return the saved configuration with what may change: where the data is, and how long to train.
+def resumed_config(
+    saved: Checkpoint, data: str | None, settings: Mapping[str, Any], *, reported: bool
+) -> tuple[TrainConfig, Checkpoint]:
+    """Return the saved configuration with what may change, and the checkpoint to go on from.
+
+    A run that stopped early goes on where more epochs are asked for: its patience then begins anew. A run that is
+    complete without its report is returned as it is, so that the report can be written.
 
     Args:
         saved: the `last.pt` of the run.
         data: name or path of the data set, None where it was.
         settings: fields of `TrainConfig` that the user chose; only those marked for it may differ.
+        reported: whether the run's summary is written.
 
     Raises:
         ConfigError: another setting would change, or nothing is left to do.
@@ -61,13 +67,17 @@ def resumed_config(saved: Checkpoint, data: str | None, settings: Mapping[str, A
         raise ConfigError(
             f"the {config.scheduler} schedule was planned over {saved.config.epochs} epochs; leave --epochs out"
         )
-    stale = saved.training["stopping"]["stale"]
-    if saved.epoch >= config.epochs or stale >= config.patience:
+    stopping = saved.training["stopping"]
+    stopped_early = stopping["stale"] >= config.patience
+    if stopped_early and "epochs" in changes and config.epochs > saved.epoch:
+        return config, replace(saved, training={**saved.training, "stopping": {**stopping, "stale": 0}})
+    if reported and (saved.epoch >= config.epochs or stopped_early):
         raise ConfigError(
-            f"the run is complete after {saved.epoch} epochs; "
-            + ("raise --patience to train on" if stale >= config.patience else "raise --epochs to train on")
+            f"the run is complete after {saved.epoch} epochs"
+            + (" without a higher validation accuracy for long; raise --epochs or --patience" if stopped_early else "")
+            + ("" if stopped_early else "; raise --epochs to train on")
         )
-    return config
+    return config, saved
 
 
 def check_same_data(saved: Checkpoint, record: DataRecord, run: Path) -> None:

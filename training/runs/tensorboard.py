@@ -30,7 +30,7 @@ class TensorBoard:
             self.writer = SummaryWriter(str(self.folder))
         names = {"train_loss": "loss/training", "val_loss": "loss/validation", "val_accuracy": "accuracy/validation"}
         names |= {"val_f1": "f1/validation", "val_auc": "auc/validation", "lr": "learning rate"}
-        names["images_per_second"] = "images per second"
+        names |= {"train_accuracy": "accuracy/training", "images_per_second": "images per second"}
         for key, name in names.items():
             if entry[key] is not None:
                 self.writer.add_scalar(name, entry[key], entry["epoch"])

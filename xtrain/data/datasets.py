@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xtrain.data.formats import describe_file
 from xtrain.data.mapping import MappedRows, unpack
-from xtrain.errors import DataError
+from xtrain.errors import ConfigError, DataError
 
 Images = NDArray[np.uint8] | MappedRows  # (N, H, W, C), C is 1 or 3; slicing gives an array in either case
 Labels = NDArray[np.int64]  # (N,)
+MAX_CLASSES = 1000  # a label beyond is a mistake, and every class costs a row of the last layer
 
 # Keys of each layout: split -> (images, labels). The Kaggle file is one shuffled pool whose test labels are held back.
 LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
@@ -28,6 +30,8 @@ LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
     "kaggle": {name: (f"{name}_images_shuffled", f"{name}_labels_shuffled") for name in ("train", "val", "test")},
     "keras": {name: (f"x_{name}", f"y_{name}") for name in ("train", "val", "test")},
 }
+# The array of an .npz that is scored without labels, by xscore and over HTTP: ours, then those of the layouts.
+SCORED_KEYS: tuple[str, ...] = ("images", "test_images", "test_images_shuffled", "x_test")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Dataset:
     """One data set as its file gives it, before any protocol divides it.
 
     `splits` keeps the file's order train, val, test; `pool_only` marks files that are one shuffled pool by
-    their nature (Kaggle, digits), for which official splits do not exist.
+    their nature (Kaggle, digits), for which official splits do not exist. `groups` (all rows,) int64 numbers what
+    must stay on one side of every division, such as the images of one patient.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Dataset:
     upright: bool = False  # a flip or a large rotation changes what the image shows (handwritten digits)
     licence: str = "unknown"
     source: str = ""
+    groups: NDArray[np.int64] | None = field(default=None, compare=False)
     _starts: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,6 +76,11 @@ class Dataset:
         """Native (H, W, C) of every image."""
         height, width, channels = next(iter(self.splits.values())).images.shape[1:]
         return int(height), int(width), int(channels)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the classes have no names but "0", "1", …."""
+        return self.classes == numbers_as_names(len(self.classes))
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
         """Return the row numbers of a split within the concatenation of all splits in file order."""
@@ -140,16 +151,22 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def read_npz(path: Path, classes: Sequence[str] | None = None, unpack_to: Path | None = None) -> Dataset:
+def numbers_as_names(count: int) -> tuple[str, ...]:
+    """Return the class names "0", "1", …."""
+    return tuple(str(index) for index in range(count))
+
+
+def read_npz(path: Path, class_count: int | None = None, unpack_to: Path | None = None) -> Dataset:
     """Read an `.npz` in the MedMNIST, Kaggle or Keras key layout; object arrays are never unpickled.
 
     Args:
         path: the file.
-        classes: names to hold the labels against; without them the file's `class_names` array, else "0", "1", …
+        class_count: number of classes where the file does not name them; None is up to the largest label.
         unpack_to: a cache folder; the images are then memory-mapped there instead of loaded.
 
     Raises:
         DataError: missing or corrupt file, unknown keys, a wrong shape or dtype, labels outside the classes.
+        ConfigError: the file names another number of classes.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; pass the path of an .npz or the name of a data set")
@@ -160,10 +177,10 @@ def read_npz(path: Path, classes: Sequence[str] | None = None, unpack_to: Path |
         else:
             arrays = dict(unpack(path, unpack_to))
         md5 = file_digest(path)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, AttributeError) as error:
-        raise DataError(
-            f"{path}: not a readable .npz ({error}); fetch or save it again, without object arrays"
-        ) from error
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, AttributeError, TypeError) as error:
+        if zipfile.is_zipfile(path) and "pickle" not in str(error):  # numpy's advice would be to load code
+            raise DataError(f"{path}: not a readable .npz ({error}); fetch or save it again") from error
+        raise DataError(f"{path}: not a readable .npz but {describe_file(path)}") from error
     layout = next((name for name, keys in LAYOUTS.items() if keys["train"][0] in arrays), None) or next(
         (name for name, keys in LAYOUTS.items() if keys["test"][0] in arrays), None
     )
@@ -176,7 +193,7 @@ def read_npz(path: Path, classes: Sequence[str] | None = None, unpack_to: Path |
     for name, (image_key, label_key) in LAYOUTS[layout].items():
         if image_key not in arrays:
             continue
-        images: Images = _as_images(arrays[image_key], f"{path}: {image_key}")
+        images: Images = as_images(arrays[image_key], f"{path}: {image_key}")
         if unpack_to is not None:
             images = MappedRows([images[:]], np.arange(len(images)))
         raw = arrays.get(label_key)
@@ -186,23 +203,46 @@ def read_npz(path: Path, classes: Sequence[str] | None = None, unpack_to: Path |
         splits[name] = Split(images, labels)
     if len({split.images.shape[1:] for split in splits.values()}) > 1:
         raise DataError(f"{path}: the splits differ in image shape; save them all in one shape")
-    named = tuple(str(name) for name in arrays["class_names"]) if "class_names" in arrays else None
-    names = tuple(classes) if classes is not None else named
+    names = tuple(str(name) for name in arrays["class_names"].ravel()) if "class_names" in arrays else None
     dataset = Dataset(
         name=path.stem,
         splits=splits,
-        classes=names or _numbered(splits),
+        classes=names or numbers_as_names(class_count or _highest(splits) + 1),
         md5=md5,
         pool_only=layout == "kaggle",
         source=path.name,
     )
+    check_class_count(dataset, class_count)
     check_labels(dataset)
     return dataset
 
 
+def check_class_count(dataset: Dataset, class_count: int | None) -> None:
+    """Refuse another number of classes than the data set names.
+
+    Raises:
+        ConfigError: with both numbers.
+    """
+    if class_count not in (None, len(dataset.classes)):
+        raise ConfigError(f"--classes {class_count}: {dataset.name} names {len(dataset.classes)} classes; leave it out")
+
+
 def with_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
-    """Return the data set with other class names; every label must have one."""
-    renamed = replace(dataset, classes=tuple(classes))
+    """Return the data set with a model's class names, where it has none of its own.
+
+    Raises:
+        DataError: the data set's own names are others, or a label has none.
+    """
+    own, names = dataset.classes, tuple(classes)
+    if own != names and not dataset.numbered and names != numbers_as_names(len(names)):
+        differ = f"{len(own)} classes ({own[0]}, …), the model {len(names)} ({names[0]}, …)"
+        if len(own) == len(names):
+            index = next(index for index in range(len(own)) if own[index] != names[index])
+            differ = f"class {index} called {own[index]!r}, the model {names[index]!r}"
+        raise DataError(
+            f"{dataset.name}: not the model's classes: the data has {differ}; name data of the same classes"
+        )
+    renamed = replace(dataset, classes=names)
     check_labels(renamed)
     return renamed
 
@@ -220,17 +260,23 @@ def check_labels(dataset: Dataset) -> None:
             )
 
 
-def _numbered(splits: Mapping[str, Split]) -> tuple[str, ...]:
-    """Return the names "0", "1", … up to the largest label of the training rows (of any rows where there are none)."""
+def _highest(splits: Mapping[str, Split]) -> int:
+    """Return the largest label of the training rows (of any rows where there are none)."""
     learned = splits.get("train")
     labels = [s.labels for s in ([learned] if learned else splits.values()) if s.labels is not None]
-    highest = max((int(part.max()) for part in labels if len(part)), default=0)
-    return tuple(str(index) for index in range(highest + 1))
+    return max((int(part.max()) for part in labels if len(part)), default=0)
 
 
-def _as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
+def as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
+    """Return an array as images (N, H, W, C) uint8.
+
+    Raises:
+        DataError: another dtype or shape; `where` begins the message.
+    """
     if array.dtype != np.uint8:
         raise DataError(f"{where} has dtype {array.dtype}; images are uint8 pixels from 0 to 255")
+    if array.ndim == 5 or (array.ndim == 4 and array.shape[-1] not in (1, 3) and array.shape[1] == array.shape[-1]):
+        raise DataError(f"{where} has shape {array.shape}: 3-D volumes are out of scope; images are (N, H, W, 1 or 3)")
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape[1:]:
@@ -241,8 +287,19 @@ def _as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
 def _as_labels(array: NDArray[Any], rows: int, where: str) -> Labels:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
+    if array.ndim == 2 and array.shape[1] > 1:
+        raise DataError(
+            f"{where} has shape {array.shape}: multi-label data (such as ChestMNIST) is out of scope; one-hot labels "
+            "become one integer an image with labels.argmax(axis=1)"
+        )
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise DataError(f"{where} is {array.dtype} {array.shape}; labels are one integer an image, (N,) or (N, 1)")
     if len(array) != rows:
         raise DataError(f"{where} has {len(array)} labels for {rows} images; they must be as many")
+    wrong = np.flatnonzero((array < 0) | (array >= MAX_CLASSES))
+    if len(wrong):
+        raise DataError(
+            f"{where}: label {array[wrong[0]]} at row {wrong[0]} is outside 0-{MAX_CLASSES - 1}, all that is taken; "
+            f"correct {len(wrong)} label(s)"
+        )
     return array.astype(np.int64)

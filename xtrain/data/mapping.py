@@ -9,7 +9,7 @@ import mmap
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,23 @@ def unpack(path: Path, cache: Path) -> Mapping[str, NDArray[Any]]:
                     shutil.copyfileobj(packed, file, 1 << 20)
             arrays[item.filename.removesuffix(".npy")] = np.load(target, mmap_mode="r", allow_pickle=False)
     return arrays
+
+
+def array_file(target: Path, shape: tuple[int, ...], fill: Callable[[NDArray[np.uint8]], None]) -> NDArray[np.uint8]:
+    """Memory-map a uint8 array, which `fill` writes the first time.
+
+    Raises:
+        OutputError: the folder has not enough space or cannot be written.
+    """
+    if not target.is_file():
+        _require_space(target.parent, int(np.prod(shape, dtype=np.int64)))
+        with replacing(target) as temporary:
+            array = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+            fill(array)
+            array.flush()
+            del array
+    mapped: NDArray[np.uint8] = np.load(target, mmap_mode="r", allow_pickle=False)
+    return mapped
 
 
 class MappedRows:

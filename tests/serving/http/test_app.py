@@ -17,13 +17,13 @@ from PIL import Image
 
 from export.export import export_runs
 from export.options import ExportOptions
-from serving.images.decode import decode
 from serving.images.overlay import overlay
 from serving.model.predictor import Predictor
 from tests.conftest import Command
-from tests.serving.images.test_decode import bomb, encode
 from tests.serving.server import XSERVE, running
+from tests.xtrain.test_images import bomb, encode
 from xtrain.data.datasets import read_npz
+from xtrain.images import decode
 
 PNG, NPY = {"Content-Type": "image/png"}, {"Content-Type": "application/x-npy"}
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}

@@ -30,8 +30,8 @@ from serving.http.app import create_app
 from serving.http.routes import OPERATIONS
 from serving.model.predictor import Predictor
 from tests.serving.http.test_app import error, npy
-from tests.serving.images.test_decode import encode
 from tests.serving.server import running
+from tests.xtrain.test_images import encode
 from xtrain.data.datasets import read_npz
 
 CHECKS = [

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import ROOT, Command, train
 from training.runs import checkpoint
 from xtrain.data import catalog
+from xtrain.data.catalog import LoadOptions
 from xtrain.data.datasets import read_npz
 from xtrain.data.mapping import MappedRows, available_memory, uncompressed_bytes
 from xtrain.data.splits import divide, select
@@ -52,10 +53,10 @@ def test_the_memory_available_decides(sample: Path, tmp_path: Path, monkeypatch:
     assert uncompressed_bytes(sample) == pytest.approx(1302 * (28 * 28 * 3 + 1), rel=0.01)
     assert available_memory() > 100_000_000
     monkeypatch.setattr(catalog, "available_memory", lambda: 3_000_000)
-    dataset = catalog.load(str(sample), tmp_path)
+    dataset = catalog.load(str(sample), LoadOptions(data_dir=tmp_path))
     assert isinstance(dataset.splits["train"].images, MappedRows)
     monkeypatch.undo()
-    assert not isinstance(catalog.load(str(sample), tmp_path).splits["train"].images, MappedRows)
+    assert not isinstance(catalog.load(str(sample), LoadOptions(data_dir=tmp_path)).splits["train"].images, MappedRows)
 
 
 def test_a_member_outside_the_cache_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import HAS_REAL_DATA, make_npz, needs_real_data
 from tests.fileserver import serving
 from xtrain.data import catalog
+from xtrain.data.catalog import LoadOptions
 from xtrain.data.datasets import file_digest, read_npz
 from xtrain.errors import ConfigError, DataError
 
@@ -21,14 +22,14 @@ def test_pathmnist_sample_takes_its_names_from_medmnist(sample: Path) -> None:
 
 @needs_real_data
 def test_breastmnist_by_name(data_dir: Path) -> None:
-    dataset = catalog.load("breastmnist", data_dir)
+    dataset = catalog.load("breastmnist", LoadOptions(data_dir=data_dir))
     assert dataset.md5 == "750601b1f35ba3300ea97c75c52ff8f6"
     assert dataset.classes == ("malignant", "normal, benign") and dataset.shape == (28, 28, 1)
 
 
 @needs_real_data
 def test_mnist_by_name(data_dir: Path) -> None:
-    dataset = catalog.load("mnist", data_dir)
+    dataset = catalog.load("mnist", LoadOptions(data_dir=data_dir))
     assert len(dataset.splits["train"]) == 60_000 and len(dataset.splits["test"]) == 10_000
     first = dataset.splits["train"]
     assert first.labels is not None and first.labels[:5].tolist() == [5, 0, 4, 1, 9] and dataset.upright
@@ -68,7 +69,8 @@ def breastmnist(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch)
     import medmnist
 
     make_npz(path, classes=2, rows=40)
-    monkeypatch.setitem(medmnist.INFO["breastmnist"], "MD5", file_digest(path))
+    for info in (medmnist.INFO, catalog._medmnist_info()):
+        monkeypatch.setitem(info["breastmnist"], "MD5", file_digest(path))
     return path
 
 
@@ -97,9 +99,12 @@ class TestDownload:
     ) -> None:
         import medmnist
 
-        monkeypatch.setitem(medmnist.INFO["breastmnist"], "url", f"{mirror}/breastmnist.npz")
+        for info in (medmnist.INFO, catalog._medmnist_info()):
+            monkeypatch.setitem(info["breastmnist"], "url", f"{mirror}/breastmnist.npz")
         cache = tmp_path / "cache"
-        assert len(catalog.load("breastmnist", cache).splits["train"]) == len(read_npz(breastmnist).splits["train"])
+        assert len(catalog.load("breastmnist", LoadOptions(data_dir=cache)).splits["train"]) == len(
+            read_npz(breastmnist).splits["train"]
+        )
         assert [path.name for path in cache.iterdir()] == ["breastmnist.npz"]
 
     @pytest.mark.parametrize("file", ["broken.npz", "absent.npz"])
@@ -108,14 +113,15 @@ class TestDownload:
     ) -> None:
         import medmnist
 
-        monkeypatch.setitem(medmnist.INFO["breastmnist"], "url", f"{mirror}/{file}")
+        for info in (medmnist.INFO, catalog._medmnist_info()):
+            monkeypatch.setitem(info["breastmnist"], "url", f"{mirror}/{file}")
         cache = tmp_path / "cache"
         with pytest.raises(DataError, match="could not be downloaded; fetch http://127.0.0.1"):
-            catalog.load("breastmnist", cache)
+            catalog.load("breastmnist", LoadOptions(data_dir=cache))
         assert list(cache.iterdir()) == []
 
     def test_a_changed_file_is_refused(self, tmp_path: Path, breastmnist: Path) -> None:
         content = breastmnist.read_bytes()
         (tmp_path / "breastmnist.npz").write_bytes(content + b"\0")
         with pytest.raises(DataError, match="is not MedMNIST's"):
-            catalog.load("breastmnist", tmp_path)
+            catalog.load("breastmnist", LoadOptions(data_dir=tmp_path))

@@ -77,7 +77,7 @@ def object_array() -> np.ndarray:
         ({"train_labels": np.zeros(36, np.float32)}, "float32"),
         ({"train_labels": np.full(36, -1, np.int64)}, "label -1 at row 0 is outside"),
         ({"test_labels": np.full(36, 3, np.int64)}, "test label 3 at row 0 is outside the 3 classes 0-2"),
-        ({"class_names": object_array()}, "allow_pickle"),
+        ({"class_names": object_array()}, "Python objects, which are never loaded"),
     ],
 )
 def test_faults_are_named(tmp_path: Path, replace: dict[str, np.ndarray | None], message: str) -> None:

@@ -1,6 +1,8 @@
 """From a file's bytes to the pixels a model takes: decoded, upright, in its colours, at its native size.
 
-Limits are checked on the header, before a pixel is decoded, so that a small file cannot become a large array.
+Training from a folder of pictures, scoring and serving decode with these functions, so that a picture is the same
+pixels everywhere. Limits are checked on the header, before a pixel is decoded, so that a small file cannot become a
+large array.
 """
 
 import io
@@ -18,10 +20,13 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MEDIA_TYPES = {
     "image/png": "PNG",
     "image/jpeg": "JPEG",
+    "image/jpg": "JPEG",  # not registered, and what many clients send
     "image/webp": "WEBP",
     "image/bmp": "BMP",
     "image/tiff": "TIFF",
+    "image/tif": "TIFF",
 }
+DARKEST_WHITE = 4096  # a 16-bit picture without a brighter pixel is one of at most 12 bits in a wider container
 MAX_PIXELS = 25_000_000  # a 5000 x 5000 slide region; 75 MB once decoded to RGB
 
 
@@ -64,12 +69,13 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image, upright, 8 bits a channel, in mode `L` or `RGB`.
 
-    EXIF orientation is applied; transparency is laid over white, the background of a bright-field slide;
-    palette, CMYK and 16-bit images are converted.
+    EXIF orientation is applied; transparency is laid over white, the background of a bright-field slide; palette and
+    CMYK images are converted; 16-bit images give their upper 8 bits.
 
     Raises:
         UnreadableImage: not an image, or damaged.
-        UnsupportedImage: another format, or a file of several pages or frames.
+        UnsupportedImage: another format, a file of several pages or frames, or pixels whose range is not known: floats
+            and 32-bit integers.
         ImageTooLarge: more than `max_pixels`.
     """
     try:
@@ -116,7 +122,11 @@ def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Convert any mode to `L` or `RGB`, 8 bits a channel."""
+    """Convert any mode to `L` or `RGB`, 8 bits a channel.
+
+    Raises:
+        UnsupportedImage: floats or 32-bit integers.
+    """
     if image.mode.startswith(("I", "F")):
         return _sixteen_bit(image)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
@@ -132,6 +142,20 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _sixteen_bit(image: Image.Image) -> Image.Image:
-    """Return the upper 8 of 16 bits; values outside 0 to 65535 are clipped."""
-    values: NDArray[Any] = np.asarray(image, dtype=np.float64)
-    return Image.fromarray((np.clip(values, 0, 65535) // 256).astype(np.uint8))
+    """Return the upper 8 of 16 bits.
+
+    Raises:
+        UnsupportedImage: floats, 32-bit integers, and 16-bit pixels that use fewer bits: their white is another number
+            than 65535, and the picture, taken for a dark one, would get another class.
+    """
+    if not image.mode.startswith("I;16"):
+        kind = "floats" if image.mode == "F" else "32-bit integers"
+        raise UnsupportedImage(f"the pixels are {kind}, whose range the file does not tell; send 8 bits a channel")
+    values: NDArray[Any] = np.asarray(image)
+    brightest = int(values.max(initial=0))
+    if 0 < brightest < DARKEST_WHITE:
+        raise UnsupportedImage(
+            f"the image has 16 bits a channel and its brightest pixel is {brightest} of 65535, so it uses fewer bits; "
+            "scale it to 0-65535, or send 8 bits a channel"
+        )
+    return Image.fromarray((values >> 8).astype(np.uint8))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.images.decode import ImageTooLarge, UnreadableImage, UnsupportedImage, decode
 from xtrain.data.datasets import read_npz
+from xtrain.images import ImageTooLarge, UnreadableImage, UnsupportedImage, convert_image, decode
 
 RGB = (28, 28, 3)
 
@@ -86,6 +86,31 @@ def test_sixteen_bit_keeps_the_upper_byte(tile: Image.Image) -> None:
     deep = Image.fromarray(grey * 256 + 37)
     assert deep.mode == "I;16"
     assert (decode(encode(deep, "PNG"), (28, 28, 1)) == decode(encode(tile.convert("L"), "PNG"), (28, 28, 1))).all()
+
+
+@pytest.mark.parametrize("scale", [1, 1 / 255])
+def test_floats_are_refused_whatever_their_range(tile: Image.Image, scale: float) -> None:
+    """The same picture, in [0, 255] and in [0, 1], was answered with two classes."""
+    pixels = np.asarray(tile.convert("L"), np.float32) * scale
+    with pytest.raises(UnsupportedImage, match="floats, whose range the file does not tell; send 8 bits"):
+        decode(encode(Image.fromarray(pixels), "TIFF"), RGB)
+    with pytest.raises(UnsupportedImage, match="floats"):
+        convert_image(Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize("bits", [1, 8, 10, 12])
+def test_sixteen_bits_that_use_fewer_are_refused(tile: Image.Image, bits: int) -> None:
+    grey = np.asarray(tile.convert("L"), np.float64) / 255
+    for format in ("TIFF", "PNG"):
+        content = encode(Image.fromarray((grey * (2**bits - 1)).astype(np.uint16)), format)
+        with pytest.raises(UnsupportedImage, match="of 65535, so it uses fewer bits"):
+            decode(content, RGB)
+
+
+def test_32_bit_integers_are_refused_and_black_is_not(tile: Image.Image) -> None:
+    with pytest.raises(UnsupportedImage, match="32-bit integers"):
+        decode(encode(Image.fromarray(np.asarray(tile.convert("L"), np.int32) * 256), "TIFF"), RGB)
+    assert (decode(encode(Image.fromarray(np.zeros((28, 28), np.uint16)), "PNG"), RGB) == 0).all()
 
 
 def test_several_frames_are_refused(tile: Image.Image) -> None:

@@ -1,0 +1,74 @@
+"""The rows a model was trained on, as its card holds them, so that scoring knows them again.
+
+Flows in: digests of the members' training rows (`xtrain.data.digests`). Flows out, when data is scored: which of its
+rows are among them.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, with_config
+
+from xtrain.data.digests import Digests
+
+EXACT_ROWS = 100_000  # up to 800 KB in the card; beyond, a filter of a quarter of that a row
+BLOOM_BITS, BLOOM_HASHES = 16, 11  # bits a row, positions a row: 5 false alarms in 10,000 (Bloom 1970)
+MAX_ROWS = 4_000_000  # 8 MB of filter; the card of more rows says that they are not recorded
+
+
+@with_config(ConfigDict(strict=True, extra="ignore"))
+@dataclass(frozen=True, kw_only=True)
+class TrainingRows:
+    """The training rows of a model, as the card holds them.
+
+    Attributes:
+        count: of distinct images.
+        method: `exact` for the sorted digests themselves, `bloom` for a Bloom filter of them.
+        content: base64 of little-endian uint64 (count,), or of the filter's bits.
+    """
+
+    count: Annotated[int, Field(ge=0, le=MAX_ROWS)]
+    method: Literal["exact", "bloom"]
+    content: str
+
+    @classmethod
+    def make(cls, digests: Sequence[Digests]) -> "TrainingRows | None":
+        """Return the union of the members' rows; None where they are too many for a card."""
+        rows = np.unique(np.concatenate([np.asarray(part, np.uint64) for part in digests]))
+        if len(rows) > MAX_ROWS:
+            return None
+        if len(rows) <= EXACT_ROWS:
+            content, method = rows.astype("<u8").tobytes(), "exact"
+        else:
+            bits = np.zeros(BLOOM_BITS * len(rows), np.bool_)
+            for positions in _positions(rows, len(bits)):
+                bits[positions] = True
+            content, method = np.packbits(bits).tobytes(), "bloom"
+        return cls(count=len(rows), method=method, content=base64.b64encode(content).decode())  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Raise ValueError unless the content is as long as the count says."""
+        size = 8 * self.count if self.method == "exact" else BLOOM_BITS * self.count // 8
+        if len(base64.b64decode(self.content, validate=True)) != size:
+            raise ValueError(f"the digests of the training rows are not {size} bytes")
+
+    def contains(self, digests: Digests) -> NDArray[np.bool_]:
+        """Return for each digest (N,) whether the model was trained on that image."""
+        content = base64.b64decode(self.content)
+        if self.method == "exact":
+            return np.isin(digests, np.frombuffer(content, "<u8"))
+        bits = np.unpackbits(np.frombuffer(content, np.uint8)).astype(np.bool_)
+        inside = np.ones(len(digests), np.bool_)
+        for positions in _positions(digests, len(bits)):
+            inside &= bits[positions]
+        return inside
+
+
+def _positions(digests: Digests, size: int) -> list[NDArray[np.uint64]]:
+    """Return the positions of each digest in a filter: two 32-bit halves combined (Kirsch & Mitzenmacher 2006)."""
+    low, high = digests & np.uint64(0xFFFFFFFF), (digests >> np.uint64(32)) | np.uint64(1)
+    return [(low + np.uint64(step) * high) % np.uint64(size) for step in range(BLOOM_HASHES)]

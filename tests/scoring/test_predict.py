@@ -1,0 +1,83 @@
+"""`xpredict`: pictures from a file of weights and from a real server, good and bad ones."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.export import export_runs
+from export.options import ExportOptions
+from serving.model.predictor import Predictor
+from tests.conftest import Command
+from tests.serving.server import running
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, sample_run: Path) -> Path:
+    path = tmp_path_factory.mktemp("predict") / "explained.onnx"
+    export_runs([sample_run], path, ExportOptions(explain=True))
+    return path
+
+
+@pytest.fixture
+def tiles(data_dir: Path, tmp_path: Path) -> list[Path]:
+    names = sorted(path.name for path in (data_dir / "tiles").iterdir() if path.suffix in (".png", ".tif"))[:3]
+    return [Path(shutil.copy(data_dir / "tiles" / name, tmp_path / name)) for name in names]
+
+
+def test_classes_of_files(command: Command, model: Path, tiles: list[Path]) -> None:
+    result = command("xpredict", model, *tiles)
+    predictor = Predictor(model)
+    values = predictor.predict(list(tiles))
+    expected = [
+        f"{path}  {predictor.card.classes[row.argmax()]} {row.max():.4f}"
+        for path, row in zip(tiles, values, strict=True)
+    ]
+    assert result.code == 0 and result.out.splitlines() == expected
+    lines = command("xpredict", model, *tiles, "--json").out.splitlines()
+    first = json.loads(lines[0])
+    assert len(lines) == 3 and sum(first["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert list(first["probabilities"])[0] == first["label"]
+    assert command("xpredict", model, tiles[0], "--top", 3).out.count(",") == 2
+
+
+def test_heatmaps(command: Command, model: Path, sample_model: Path, tiles: list[Path], tmp_path: Path) -> None:
+    result = command("xpredict", model, *tiles, "--heatmap", tmp_path / "maps")
+    assert result.code == 0
+    for path in tiles:
+        with Image.open(tmp_path / "maps" / f"{path.stem}-heatmap.png") as drawn, Image.open(path) as plain:
+            assert drawn.size == plain.size and np.abs(np.asarray(drawn).astype(int) - np.asarray(plain)).max() > 0
+    assert "export it with --explain" in command("xpredict", sample_model, tiles[0], "--heatmap", tmp_path).error
+    same = tmp_path / "other" / tiles[0].name
+    same.parent.mkdir()
+    shutil.copy(tiles[0], same)
+    assert "both become" in command("xpredict", model, tiles[0], same, "--heatmap", tmp_path).error
+
+
+def test_a_bad_file_ends_nothing(command: Command, model: Path, tiles: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    result = command("xpredict", model, broken, tiles[0], tmp_path / "absent.png")
+    assert result.code == 1 and len(result.out.splitlines()) == 1
+    assert [line.split(":")[0] for line in result.err.splitlines()] == ["error", "error"]
+    assert str(broken) in result.err and "absent.png: No such file" in result.err
+
+
+def test_a_server_answers_the_same(
+    command: Command, model: Path, tiles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret\n")
+    with running(model, tmp_path, "--tokens", str(tokens)) as client:
+        url = str(client.base_url)
+        assert "put a token into XTRAIN_TOKEN" in command("xpredict", url, tiles[0]).error
+        monkeypatch.setenv("XTRAIN_TOKEN", "secret")
+        assert command("xpredict", url, *tiles).out == command("xpredict", model, *tiles).out
+        result = command("xpredict", url, tiles[0], "--heatmap", tmp_path / "maps")
+        assert result.code == 0 and (tmp_path / "maps" / f"{tiles[0].stem}-heatmap.png").is_file()
+        (tmp_path / "bad.png").write_bytes(b"no picture")
+        assert "bad.png: " in command("xpredict", url, tmp_path / "bad.png").error
+    assert "start xserve" in command("xpredict", url, tiles[0]).error

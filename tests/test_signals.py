@@ -1,0 +1,85 @@
+"""Ctrl-C and SIGTERM at ten moments of every command: one line, exit code 1, nothing half-written."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+BIN = Path(sys.executable).parent
+MOMENTS = 10
+
+
+def commands(sample: Path, sample_run: Path, sample_model: Path, folder: Path) -> dict[str, list[str]]:
+    return {
+        # MedMNIST's class names, torch, the data, one epoch, the report.
+        "train": ["xtrain", "simplecnn", "--data", str(sample), "--epochs", "1", "-o", str(folder / "run")],
+        "named data": ["xtrain", "list", "data"],
+        "export": ["xexport", str(sample_run), "-o", str(folder / "m.onnx")],
+        "score": ["xscore", str(sample_model), str(sample), "-o", str(folder / "out.csv")],
+        "evaluate": ["xeval", str(sample_model), str(sample)],
+    }
+
+
+def catches_signals(pid: int) -> bool:
+    """Whether the process has taken SIGTERM; before, Python itself is starting and none of our code runs."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    caught = next((line for line in status.splitlines() if line.startswith("SigCgt")), "SigCgt: 0")
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(BIN / words[0]), *words[1:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to see when signals are taken")
+@pytest.mark.parametrize("name", ["train", "named data", "export", "score", "evaluate"])
+def test_a_stop_at_any_moment(name: str, sample: Path, sample_run: Path, sample_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    began = time.monotonic()
+    whole = start(commands(sample, sample_run, sample_model, tmp_path / "whole")[name])
+    whole.communicate(timeout=120)
+    seconds = time.monotonic() - began
+    assert whole.returncode == 0
+    stopped = 0
+    for moment in range(MOMENTS):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        process = start(commands(sample, sample_run, sample_model, folder)[name])
+        try:
+            for _ in range(2000):
+                if catches_signals(process.pid):
+                    break
+                time.sleep(0.002)
+            time.sleep(seconds * moment / MOMENTS)
+            process.send_signal((signal.SIGINT, signal.SIGTERM)[moment % 2])
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+        assert "Traceback" not in err and "Please install" not in out + err, (moment, err)
+        if process.returncode == 0:  # it was faster this time
+            continue
+        stopped += 1
+        assert process.returncode == 1, (moment, process.returncode, err)
+        lines = [line for line in err.splitlines() if not line.startswith(("epoch ", "note: "))]
+        assert len(lines) == 1 and lines[0].startswith("error: interrupted"), (moment, err)
+        left = [path for path in folder.rglob("*") if path.name.startswith(".")]
+        assert not left, (moment, left)
+    assert stopped >= MOMENTS // 2
