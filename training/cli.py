@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from training.config import RunOptions, TrainConfig
 from training.models.registry import ARCHITECTURES, SWITCHES, find
@@ -22,6 +23,10 @@ class ModelName(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the name."""
         return find(str(value)).name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names, and the commands that are words of their own."""
+        return [CompletionItem(name) for name in (*ARCHITECTURES, *COMMANDS) if name.startswith(incomplete)]
 
 
 def switch_options(command: Decorated) -> Decorated:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.shell_completion import shell_complete
 
 from xtrain import __version__
 from xtrain.errors import XtrainError
@@ -45,12 +46,20 @@ def run(command: click.Command, name: str | None = None) -> NoReturn:
     Every failure is one line on stderr; a traceback appears only with `--debug`.
     """
     debug = "--debug" in sys.argv[1:]
+    program = name or command.name or ""
+    variable = f"_{program.replace(' ', '_').upper()}_COMPLETE"
+    if variable in os.environ:  # the shell asks for completions
+        sys.exit(shell_complete(command, {}, program, variable, os.environ[variable]))
     try:
         raise_interrupt()  # a scheduler's SIGTERM ends as cleanly as Ctrl-C
-        code = command.main(prog_name=name or command.name, standalone_mode=False)
+        # Not `command.main`, which writes an empty line at Ctrl-C.
+        with command.make_context(program, sys.argv[1:]) as context:
+            code = command.invoke(context)
+    except click.exceptions.Exit as ended:  # --help, --version
+        sys.exit(ended.exit_code)
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        where = f" (see {context.command_path} --help)" if context else ""
+        failed = getattr(error, "ctx", None)
+        where = f" (see {failed.command_path} --help)" if failed else ""
         _complain(error.format_message() + where, debug)
         sys.exit(2 if isinstance(error, click.UsageError) else 1)
     except XtrainError as error:

@@ -85,7 +85,8 @@ def test_the_file_is_calibrated_and_ranks_as_before(overconfident_run: Path, sam
     assert np.abs(before - after).max() > 0.01
     assert (np.diff(np.take_along_axis(after, before.argsort(axis=1), axis=1), axis=1) > -1e-6).all()
     assert (before.argmax(axis=1) == after.argmax(axis=1)).all()
-    np.testing.assert_allclose(after, softmax(np.log(before) / fit.temperature, axis=1), atol=1e-5)
+    logs = np.log(np.maximum(before, 1e-30))
+    np.testing.assert_allclose(after, softmax(logs / fit.temperature, axis=1), atol=1e-4)
     # The card's figures are those of the file on the validation rows.
     val = read_npz(sample).splits["val"]
     assert val.labels is not None

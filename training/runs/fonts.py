@@ -33,9 +33,9 @@ def _fonts(texts: Sequence[str]) -> list[tuple[str, str]]:
     fonts = [(default, font_manager.findfont(default))]
     missing = _characters(texts) - _covered(fonts[0][1])
     if missing:
-        others = ((entry.name, entry.fname) for entry in font_manager.fontManager.ttflist)
-        wider = ((name, path) for name, path in others if PLACEHOLDERS not in name and missing <= _covered(path))
-        fonts += [font for font in [next(wider, None)] if font]
+        for entry in font_manager.fontManager.ttflist:
+            if PLACEHOLDERS not in entry.name and missing <= _covered(entry.fname):
+                return [*fonts, (entry.name, str(entry.fname))]
     return fonts
 
 
