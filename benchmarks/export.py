@@ -17,11 +17,14 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.results import Report, Table, json_option
 from export.export import export_runs
 from export.options import ExportOptions
 from serving.model.predictor import Predictor
 from training.models.registry import ARCHITECTURES
 from training.run import train
+from xtrain import console
+from xtrain.data.datasets import read_npz
 from xtrain.errors import ExportError
 
 ENSEMBLES = [["resnet152", "resnet152"], ["resnet152", "xception"], ["simplecnn", "simplecnn", "simplecnn"]]
@@ -30,6 +33,7 @@ TRAIN_ROWS, VAL_ROWS = 224, 32  # together the 256 images of the comparison
 
 def excerpt(data: Path, folder: Path) -> Path:
     """The first rows of the file, in a file of the same name, so that class names are found."""
+    read_npz(data)  # says what is wrong with another file
     path = folder / data.name
     with np.load(data) as arrays:
         rows = {"train": TRAIN_ROWS, "val": VAL_ROWS, "test": VAL_ROWS}
@@ -57,15 +61,15 @@ def rate(predictor: Predictor, images: np.ndarray, seconds: float = 2.0) -> floa
     return len(images) / statistics.median(took)
 
 
-def row(names: Sequence[str], data: Path, folder: Path, precision: str) -> str:
-    """One line of the table."""
+def row(names: Sequence[str], data: Path, folder: Path, precision: str) -> list[str]:
+    """One row of the table."""
     runs = [trained(name, 22 + names[:index].count(name), data, folder) for index, name in enumerate(names)]
     output = folder / "model.onnx"
     began = time.perf_counter()
     try:
         done = export_runs(runs, output, ExportOptions(precision=precision, overwrite=True))
     except ExportError as error:
-        return f"| {' + '.join(names)} | {error} | | | | |"
+        return [" + ".join(names), str(error), "", "", "", ""]
     seconds = time.perf_counter() - began
     predictor = Predictor(output, "cpu")
     with np.load(data) as arrays:
@@ -76,30 +80,31 @@ def row(names: Sequence[str], data: Path, folder: Path, precision: str) -> str:
         if len(names) > 1 and len(set(names)) == 1
         else " + ".join(map("`{}`".format, names))
     )
-    speeds = " | ".join(f"{rate(predictor, images[:rows]):.3g}" for rows in (1, 32))
-    return (
-        f"| {title} at {', '.join(sides)} | {done.bytes / 1e6:.1f} | {seconds:.0f} | "
-        f"{done.parity.max_difference:.1e} | {speeds} |"
-    )
+    speeds = [f"{rate(predictor, images[:rows]):.3g}" for rows in (1, 32)]
+    size, difference = f"{done.bytes / 1e6:.1f}", f"{done.parity.max_difference:.1e}"
+    return [f"{title} at {', '.join(sides)}", size, f"{seconds:.0f}", difference, *speeds]
 
 
 @click.command()
 @click.option("--data", required=True, type=click.Path(exists=True, path_type=Path), help="A PathMNIST .npz.")
 @click.option("--only", multiple=True, help="Only these, such as resnet18 or simplecnn+simplecnn.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
-def main(data: Path, only: tuple[str, ...], precision: str) -> None:
+@json_option
+def main(data: Path, only: tuple[str, ...], precision: str, json_file: Path | None) -> None:
     """Print the table, a row as soon as it is known."""
-    click.echo(
-        "| model | MB | export, s | largest difference | images/s, batch 1 | batch 32 |\n|---|---|---|---|---|---|"
-    )
+    table = Table("", ["model", "MB", "export, s", "largest difference", "images/s, batch 1", "batch 32"])
+    click.echo(table.head())
     chosen = [name.split("+") for name in only] or [*([name] for name in ARCHITECTURES), *ENSEMBLES]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = excerpt(data, folder)
         for names in chosen:
-            click.echo(row(names, data, folder, precision))
+            table.rows.append(row(names, data, folder, precision))
+            click.echo(table.line(table.rows[-1]))
             sys.stdout.flush()
+    if json_file:
+        Report.make([table]).write(json_file)
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -16,14 +16,18 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 from PIL import Image
 
 from benchmarks.load import Load, drive
+from benchmarks.results import Report, Table, json_option
 from benchmarks.servers import SERVERS, started
 from serving.model.predictor import Predictor
+from xtrain import console
+from xtrain.data.datasets import read_npz
 from xtrain.images import decode
 
 RAW = "onnxruntime in process"
@@ -109,12 +113,12 @@ def in_process(predictor: Predictor, kind: str, pixels: np.ndarray, seconds: flo
     return Load(latencies, 0, time.perf_counter() - start)
 
 
-def table(scenario: Scenario, found: dict[str, list[Load]]) -> list[str]:
+def table(scenario: Scenario, found: dict[str, list[Load]]) -> Table:
     """The rows of one scenario; ratios are of the same round, their median told with the lowest and the highest."""
     at = f"{scenario.rate:g} requests/s on {scenario.connections}" if scenario.rate else str(scenario.connections)
-    lines = ["", f"{WHAT[scenario.kind]}, {at} connection{'s' * (scenario.connections > 1)}", ""]
-    lines += ["| server | images/s | p50, p95, p99 ms | errors | `xserve`'s share (lowest to highest) |"]
-    lines += ["|---|---|---|---|---|"]
+    caption = f"{WHAT[scenario.kind]}, {at} connection{'s' * (scenario.connections > 1)}"
+    columns = ["server", "images/s", "p50, p95, p99 ms", "errors", "`xserve`'s share (lowest to highest)"]
+    rows = []
     for server, loads in found.items():
         ratios = [
             ours.rate / theirs.rate for ours, theirs in zip(found.get("xserve", []), loads, strict=False) if theirs.rate
@@ -124,8 +128,8 @@ def table(scenario: Scenario, found: dict[str, list[Load]]) -> list[str]:
         rate = statistics.median(load.rate for load in loads) * scenario.images
         times = ", ".join(f"{value:.1f}" for value in parts)
         errors = sum(load.errors for load in loads)
-        lines.append(f"| {SERVERS.get(server, RAW)} | {rate:.0f} | {times} | {errors} | {share} |")
-    return lines
+        rows.append([SERVERS.get(server, RAW), f"{rate:.0f}", times, str(errors), share])
+    return Table(caption, columns, rows)
 
 
 @click.command()
@@ -138,12 +142,11 @@ def table(scenario: Scenario, found: dict[str, list[Load]]) -> list[str]:
 @click.option(
     "--scenario", "named", multiple=True, type=click.Choice([s.name for s in scenarios(1)]), help="Only these."
 )
-def main(
-    model: Path, data: Path, seconds: float, rounds: int, rate: float, chosen: tuple[str, ...], named: tuple[str, ...]
-) -> None:
+@json_option
+def main(model: Path, data: Path, seconds: float, rounds: int, **options: Any) -> None:
     """Print a table for each scenario."""
-    with np.load(data) as arrays:
-        pixels = arrays["test_images"][:200]
+    rate, chosen, named = options["rate"], options["chosen"], options["named"]
+    pixels = read_npz(data).splits["test"].images[:200]
     wanted = [scenario for scenario in scenarios(rate) if not named or scenario.name in named]
     servers = list(chosen) or list(SERVERS)
     found: dict[Scenario, dict[str, list[Load]]] = {scenario: {} for scenario in wanted}
@@ -166,9 +169,12 @@ def main(
                 load = in_process(predictor, scenario.kind, pixels, seconds)
                 found[scenario].setdefault("raw", []).append(load)
     click.echo(f"{model.name}, {os.cpu_count()} cores with the load's, medians of {rounds} rounds of {seconds:g} s")
-    for scenario, loads in found.items():
-        click.echo("\n".join(table(scenario, loads)))
+    tables = [table(scenario, loads) for scenario, loads in found.items()]
+    for each in tables:
+        click.echo(each.markdown())
+    if options["json_file"]:
+        Report.make(tables).write(options["json_file"])
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

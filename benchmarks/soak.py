@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ import psutil
 import uvloop
 from PIL import Image
 
+from benchmarks.results import Report, Table, json_option
 from benchmarks.servers import started
 from benchmarks.traffic import Answer, Bad, Good, Request, Truth, bad, get, good, post, read_answer
 from serving.model.predictor import Predictor
+from xtrain import console
 from xtrain.images import decode
 
 TIMEOUT = 5  # the server's, in seconds
@@ -278,12 +280,14 @@ def judge(samples: list[Sample], warm: float, flat: float) -> tuple[list[str], l
     return told, wrong
 
 
-def table(tally: Tally) -> list[str]:
+def table(tally: Tally) -> Table:
     """A row for each kind of request."""
-    lines = ["| sent | requests | answers |", "|---|---|---|"]
-    for name, found in sorted(tally.answers.items()):
-        lines.append(f"| {name} | {found.total()} | {', '.join(f'{code}: {n}' for code, n in sorted(found.items()))} |")
-    return [*lines, *(f"| {name} | {count} | none awaited |" for name, count in sorted(tally.left.items()))]
+    answered = [
+        [name, str(found.total()), ", ".join(f"{code}: {n}" for code, n in sorted(found.items()))]
+        for name, found in sorted(tally.answers.items())
+    ]
+    left = [[name, str(count), "none awaited"] for name, count in sorted(tally.left.items())]
+    return Table("", ["sent", "requests", "answers"], [*answered, *left])
 
 
 def prepare(models: list[Path], data: Path, folder: Path) -> tuple[Truth, list[Good], list[Bad]]:
@@ -312,17 +316,18 @@ def prepare(models: list[Path], data: Path, folder: Path) -> tuple[Truth, list[G
 @click.option("--swap-every", default=60.0, show_default=True, help="Seconds between two swaps of the model.")
 @click.option("--paths", default=10_000, show_default=True, help="Paths that are not there.")
 @click.option("--flat", default=0.05, show_default=True, help="Share that memory may change by after the first minute.")
-def main(models: tuple[Path, Path], data: Path, minutes: float, swap_every: float, paths: int, flat: float) -> None:
+@json_option
+def main(models: tuple[Path, Path], data: Path, minutes: float, json_file: Path | None, **options: Any) -> None:
     """Print what was sent, what came back and what it cost; exit code 1 if anything was wrong."""
-    seconds = minutes * 60
+    seconds, flat = minutes * 60, options["flat"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         truth, requests, refused = prepare(list(models), data, folder)
-        options = ["--timeout", str(TIMEOUT), "--max-queue", str(QUEUE), "--admin-tokens", str(folder / "admins")]
-        with started("xserve", folder / "one.onnx", *options) as server:
+        limits = ["--timeout", str(TIMEOUT), "--max-queue", str(QUEUE), "--admin-tokens", str(folder / "admins")]
+        with started("xserve", folder / "one.onnx", *limits) as server:
             end = time.monotonic() + seconds
             soak = Soak(server.port, server.process.pid, truth, requests, refused, end)
-            uvloop.run(soak.run(["one", "two"], paths, swap_every))
+            uvloop.run(soak.run(["one", "two"], options["paths"], options["swap_every"]))
             server.process.terminate()
             code = server.process.wait(timeout=30)
             crashes = [line for line in server.log.read_text().splitlines() if line.startswith("Traceback")]
@@ -332,11 +337,15 @@ def main(models: tuple[Path, Path], data: Path, minutes: float, swap_every: floa
     faults += [f"the server ended with {code}"] if code else []
     faults += [f"{len(crashes)} tracebacks in the log"] if crashes else []
     click.echo(f"{seconds:.0f} s of mixed traffic, {os.cpu_count()} cores with the load's\n")
-    click.echo("\n".join([*table(soak.tally), "", *told, f"faults: {len(faults)}"]))
+    sent = table(soak.tally)
+    click.echo("\n".join([sent.markdown(), "", *told, f"faults: {len(faults)}"]))
+    if json_file:
+        caption = f"{seconds:.0f} s of mixed traffic; {'; '.join(told)}; {len(faults)} faults"
+        Report.make([replace(sent, caption=caption)]).write(json_file)
     for fault in faults[:20]:
         click.echo(fault, err=True)
     sys.exit(bool(faults))
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

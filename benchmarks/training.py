@@ -13,7 +13,6 @@ Ratios are medians over rounds; absolute figures depend on the machine and on wh
 
 import contextlib
 import multiprocessing
-import platform
 import statistics
 import sys
 import time
@@ -30,6 +29,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from torchvision.transforms import v2
 
+from benchmarks.results import Report, Table, json_option
 from training.config import TrainConfig, resolve
 from training.loop.device import (
     choose_device,
@@ -44,6 +44,7 @@ from training.loop.trainer import Trainer
 from training.models.classifier import Classifier, ModelSpec
 from training.models.registry import build
 from training.prepare import Prepared, prepare
+from xtrain import console
 from xtrain.data.datasets import Split, channel_statistics
 
 
@@ -244,20 +245,20 @@ def compare(case: Case, data: str, device: torch.device, rounds: int, precision:
     return row
 
 
-def report(rows: Iterator[dict[str, Any]], device: torch.device, against: str) -> None:
-    """A Markdown table, a row as soon as it is known."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    click.echo(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch 64, images a second")
+def report(rows: Iterator[dict[str, Any]], device: torch.device, against: str) -> Table:
+    """Print a Markdown table, a row as soon as it is known."""
     other = "paper's pipeline" if against == "paper" else "with --deterministic"
-    click.echo(f"\n| case | this loop | {other} | ratio (lowest to highest) | share of bf16 rate |")
-    click.echo("|---|---|---|---|---|")
+    caption = f"Images a second in batches of 64, {torch.get_num_threads()} threads, torch {torch.__version__}."
+    table = Table(caption, ["case", "this loop", other, "ratio (lowest to highest)", "share of bf16 rate"])
+    click.echo(table.head())
     for row in rows:
         share = f"{row['share']:.0%}" if "share" in row else "-"
-        click.echo(
-            f"| {row['case']} ({row['precision']}) | {row['ours']:.0f} | {row['other']:.0f} ({row['workers']} workers) "
-            f"| {row['ratio']:.1f} ({row['lowest']:.1f} to {row['highest']:.1f}) | {share} |"
-        )
+        sides = [f"{row['ours']:.0f}", f"{row['other']:.0f} ({row['workers']} workers)"]
+        ratio = f"{row['ratio']:.1f} ({row['lowest']:.1f} to {row['highest']:.1f})"
+        table.rows.append([f"{row['case']} ({row['precision']})", *sides, ratio, share])
+        click.echo(table.line(table.rows[-1]))
         sys.stdout.flush()
+    return table
 
 
 @click.command()
@@ -274,16 +275,20 @@ def report(rows: Iterator[dict[str, Any]], device: torch.device, against: str) -
 )
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @click.option("--device", "device_name", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-def main(
-    data: str, rounds: int, rows: int | None, only: tuple[str, ...], against: str, precision: str, device_name: str
-) -> None:
+@json_option
+def main(data: str, rounds: int, rows: int | None, only: tuple[str, ...], against: str, **options: Any) -> None:
     """Compare the training loops."""
-    device = choose_device(device_name)
+    device, precision = choose_device(options["device_name"]), options["precision"]
     cases = CUDA if device.type == "cuda" else CPU
     cases = [replace(case, rows=rows or case.rows) for case in cases]
     chosen = [case for case in cases if not only or any(word in f"{case.model} at {case.image_size}" for word in only)]
-    report((compare(case, data, device, rounds, precision, against) for case in chosen), device, against)
+    measured = (compare(case, data, device, rounds, precision, against) for case in chosen)
+    table = report(measured, device, against)
+    if options["json_file"]:
+        Report.make([table], torch.cuda.get_device_name(device) if device.type == "cuda" else "").write(
+            options["json_file"]
+        )
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -33,6 +33,13 @@ def command(name: str, *arguments: object) -> list[str]:
     return [str(Path(sys.executable).parent / name), *words]
 
 
+def run(name: str, *arguments: object) -> None:
+    """Run a command; one that fails has said why, and ends the demo with its exit code."""
+    code = subprocess.run(command(name, *arguments)).returncode
+    if code:
+        sys.exit(code)
+
+
 def free_port() -> int:
     """A port nobody listens on just now."""
     with socket.socket() as probe:
@@ -65,13 +72,12 @@ def wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
 def main() -> None:
     """Run the path from data to answer."""
     began = time.monotonic()
-    subprocess.run(
-        command("xtrain", "simplecnn", "--data", "digits", "--epochs", 8, "-o", RUN, "--overwrite"), check=True
-    )
-    subprocess.run(command("xexport", RUN, "-o", MODEL, "--overwrite"), check=True)
-    subprocess.run(command("xeval", MODEL, "digits"), check=True)
-    subprocess.run(command("xscore", MODEL, "digits", "-o", CSV, "--overwrite"), check=True)
+    run("xtrain", "simplecnn", "--data", "digits", "--epochs", 8, "-o", RUN, "--overwrite")
+    run("xexport", RUN, "-o", MODEL, "--overwrite")
+    run("xeval", MODEL, "digits")
+    run("xscore", MODEL, "digits", "-o", CSV, "--overwrite")
     truth = save_picture()
+    run("xpredict", MODEL, PICTURE, "--top", 3)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     arguments = command("xserve", MODEL, "--port", port)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from serving.images.overlay import overlay
 from serving.model.predictor import Predictor
+from xtrain import console
 from xtrain.images import decode
 
 
@@ -43,4 +44,4 @@ def main(model: Path, images: tuple[Path, ...], output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -1,7 +1,9 @@
 """What signals do to a real server under load, and what it does to bodies that do not come."""
 
+import io
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -10,10 +12,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from serving.model.predictor import Predictor
 from tests.serving.http.test_app import NPY, npy
-from tests.serving.server import process_of, running
+from tests.serving.server import XSERVE, process_of, running
 from xtrain.data.datasets import read_npz
 
 
@@ -94,3 +97,32 @@ def test_a_body_that_does_not_come_is_given_up(sample_model: Path, tmp_path: Pat
             assert answer.startswith(b"HTTP/1.1 408") and b"connection: close" in answer.lower()
             assert 0.8 < time.monotonic() - began < 5 and b"body_late" in answer
         assert client.get("/readyz").status_code == 200
+
+
+def test_the_address_is_told_once_it_listens(sample_model: Path, tmp_path: Path) -> None:
+    """And not before: a port that is taken, or a model that does not load, leaves an error alone."""
+    with process_of(sample_model, tmp_path) as (client, _):
+        told = f"sample on {client.base_url} (Ctrl-C stops it)"
+        assert (tmp_path / "serve.log").read_text().count(told) == 1
+        port = str(client.base_url).rpartition(":")[2].strip("/")
+        done = subprocess.run(
+            [*XSERVE, str(sample_model), "--port", port], capture_output=True, text=True, cwd=tmp_path, timeout=60
+        )
+    assert done.returncode == 1 and "choose another --port" in done.stderr and "on http" not in done.stderr
+
+
+def test_common_addresses_of_descriptions_answer(sample_model: Path, tmp_path: Path) -> None:
+    with running(sample_model, tmp_path) as client:
+        assert client.get("/openapi.json").json() == client.get("/v1/openapi.json").json()
+        assert "SwaggerUIBundle" in client.get("/docs").text
+        assert client.post("/openapi.json").status_code == 405
+
+
+@pytest.mark.parametrize("kind", ["image/jpg", "image/jpeg"])
+def test_jpeg_under_both_names(sample_model: Path, data_dir: Path, tmp_path: Path, kind: str) -> None:
+    buffer = io.BytesIO()
+    with Image.open(data_dir / "tiles" / "LYM-TCGA-MDKEPPHR.png") as tile:
+        tile.convert("RGB").save(buffer, "JPEG")
+    with running(sample_model, tmp_path) as client:
+        answer = client.post("/v1/predict", content=buffer.getvalue(), headers={"Content-Type": kind})
+    assert answer.status_code == 200

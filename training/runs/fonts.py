@@ -30,12 +30,13 @@ def drawable(text: str) -> str:
 def _fonts(texts: Sequence[str]) -> list[tuple[str, str]]:
     """Return name and file of the fonts to draw with."""
     default = str(rcParams["font.sans-serif"][0])
-    fonts = [(default, font_manager.findfont(default))]
+    fonts = [(default, str(font_manager.findfont(default)))]
     missing = _characters(texts) - _covered(fonts[0][1])
     if missing:
         for entry in font_manager.fontManager.ttflist:
-            if PLACEHOLDERS not in entry.name and missing <= _covered(entry.fname):
-                return [*fonts, (entry.name, str(entry.fname))]
+            if PLACEHOLDERS not in entry.name and missing <= _covered(str(entry.fname)):
+                fonts.append((entry.name, str(entry.fname)))
+                break
     return fonts
 
 
