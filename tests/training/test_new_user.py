@@ -347,3 +347,32 @@ def test_the_api_refuses_the_same(tiny: Path) -> None:
 
     with pytest.raises(ConfigError, match="does nothing"):
         xtrain.train("simplecnn", tiny, scheduler="cosine", plateau_patience=3, progress=False)
+
+
+def test_probabilities_that_are_not_finite_end_a_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finite training loss is no promise: JSON has no word for what validation would then give."""
+    from training.loop import trainer
+    from xtrain.errors import TrainingError
+
+    monkeypatch.setattr(trainer, "predict", lambda *_: np.full((36, 3), np.nan, np.float32))
+    with pytest.raises(TrainingError, match="probabilities are not finite in epoch 1; nothing was written"):
+        train(tmp_path / "run", "simplecnn", "--data", tiny, "--epochs", 1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_running_out_of_memory_advises_what_helps() -> None:
+    from training.loop.estimate import batch_advice, memory_advice
+    from xtrain.errors import TrainingError
+
+    for error in (
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA out of memory"),
+    ):
+        with pytest.raises(TrainingError, match="out of memory while validating"), memory_advice("while validating"):
+            raise error
+    with pytest.raises(RuntimeError, match="another"), memory_advice(""):
+        raise RuntimeError("another")
+    assert batch_advice(resolve("simplecnn", "digits", batch_size=2)) == "try a smaller --image-size"

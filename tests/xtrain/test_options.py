@@ -1,8 +1,6 @@
 """Options said once: the flags, the checks, the environment and the documentation agree because they are one."""
 
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +11,10 @@ from click.testing import CliRunner
 from export.options import ExportOptions
 from scoring.options import ScoringOptions
 from serving.settings import Settings
-from tests.conftest import ROOT, Command
+from tests.conftest import Command
 from training.config import RunOptions, TrainConfig
 from xtrain.errors import ConfigError
-from xtrain.options import check, click_options, described, flag, from_environment, option, table
+from xtrain.options import check, click_options, described, flag, from_environment, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +91,3 @@ def test_every_option_is_in_the_help_with_its_words(name: str, command: Command)
             if (cls, field) != (Settings, "model"):
                 assert f"{flag(cls, field)} " in shown, field
                 assert entry.help.removesuffix(".") in shown.replace("- ", "-"), field
-
-
-def test_the_page_of_options_is_that_of_the_code(tmp_path: Path) -> None:
-    """`python docs/options.py` writes it; every option of every command is in it."""
-    program = "import sys; sys.path.insert(0, 'docs'); import options; sys.stdout.write(options.page())"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert (ROOT / "docs" / "options.md").read_text() == done.stdout, "run: python docs/options.py"
-
-
-def test_a_table_is_markdown() -> None:
-    rows = table(Toy, without=("names",)).splitlines()
-    assert rows[0] == "| option | values | meaning |" and len(rows) == 8
-    assert rows[2] == "| `--size` | a whole number, at least 1 and at most 9 | A size (default 3) |"
-    assert rows[6] == "| `--[no-]safe` |  | Safe (default on) |"

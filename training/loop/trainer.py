@@ -189,12 +189,15 @@ class Trainer:
             return torch.stack((summed, (logits.argmax(dim=1) == batch.labels).sum().to(summed.dtype)))
 
     def _diverged(self, epoch: int, finite_batches: int, rates: Sequence[float]) -> None:
-        where = f" in {self.recorder.folder.path}" if self.recorder else ""
-        kept = f"epochs 1-{epoch - 1} are kept{where}" if epoch > 1 else "nothing was written"
         raise TrainingError(
             f"the loss is not finite any more in epoch {epoch}, batch {finite_batches + 1} of {len(rates)}, at "
-            f"learning rate {rates[finite_batches]:.3g}; {kept}; try a lower --lr"
+            f"learning rate {rates[finite_batches]:.3g}; {self._kept(epoch)}; try a lower --lr"
         )
+
+    def _kept(self, epoch: int) -> str:
+        """Return what an error in an epoch leaves of the run."""
+        where = f" in {self.recorder.folder.path}" if self.recorder else ""
+        return f"epochs 1-{epoch - 1} are kept{where}" if epoch > 1 else "nothing was written"
 
     def _epoch(self, epoch: int) -> None:
         """Train, validate, decide, write."""
@@ -204,6 +207,10 @@ class Trainer:
         rows, size = BATCH_ROWS[self.process.device.type], self.classifier.preprocess.output_size
         with memory_advice(f"while validating {rows} images at {size} pixels at a time; try a smaller --image-size"):
             probabilities = predict(self.validated, self.val_loader)
+        if not np.isfinite(probabilities).all():
+            raise TrainingError(
+                f"the network's probabilities are not finite in epoch {epoch}; {self._kept(epoch)}; try a lower --lr"
+            )
         metrics = evaluate(self.val_labels, probabilities)
         self.schedule.after_epoch(metrics.loss)
         is_best = self.stopping.update(epoch, metrics.accuracy, metrics.loss)

@@ -145,7 +145,7 @@ def lock_folder(folder: Path) -> int:
 def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:
     """Write one JSON line an epoch; the whole file is replaced, so a reader never sees half a line."""
     with open_atomic(folder / METRICS, "w") as file:
-        file.writelines(json.dumps(entry) + "\n" for entry in history)
+        file.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in history)
 
 
 def free_name(path: Path) -> Path:
@@ -158,7 +158,7 @@ def free_name(path: Path) -> Path:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write indented JSON; an interruption leaves the old file or none."""
     with open_atomic(path, "w") as file:
-        file.write(json.dumps(values, indent=2) + "\n")
+        file.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import ROOT, train
 from tests.serving.server import free_port
 from tests.training.loop.test_trainer import history
 from training.runs import checkpoint
 from training.runs import folder as run_folder
+from xtrain.data.datasets import read_npz
+from xtrain.metrics import evaluate
 
 
 def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -64,6 +67,19 @@ def test_batchnorm_dropout_and_resume_with_two(tiny: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     ends = [checkpoint.load(tmp_path / run / run_folder.LAST).digest for run in ("whole", "parts")]
     assert ends[0] == ends[1]
+
+
+def test_a_moving_average_of_two_is_what_was_validated(sample: Path, tmp_path: Path) -> None:
+    """Each process averages BatchNorm statistics of its own shards; only the first one's may be validated."""
+    options = ["simplecnn", "--data", sample, "--epochs", 2, "--ema", 0.9, "--precision", "fp32"]
+    done = torchrun(2, *options, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    last = checkpoint.load(tmp_path / "run" / run_folder.LAST)
+    val = read_npz(sample).splits["val"]
+    assert val.labels is not None
+    with torch.inference_mode():
+        probabilities = last.classifier()(torch.from_numpy(val.images[:])).softmax(dim=1).numpy()
+    assert last.metrics["loss"] == pytest.approx(evaluate(val.labels, probabilities).loss, rel=1e-5)
 
 
 def test_too_small_a_batch(sample: Path, tmp_path: Path) -> None:
