@@ -130,6 +130,14 @@ def results(name: str, *numbers: str) -> str:
     return report.markdown()
 
 
+def headline(name: str, rows: str, *columns: str) -> str:
+    """Return the first rows of a benchmark's first table, in some of its columns by number, without their origin."""
+    first = Report.read(DOCS / "results" / f"{name}.json").tables[0]
+    chosen = [int(column) for column in columns]
+    cells = [[row[column] for column in chosen] for row in first.rows[: int(rows)]]
+    return markdown_table([first.columns[column] for column in chosen], cells)
+
+
 MAKERS: dict[str, Callable[..., str]] = {
     "help": help_of,
     "options": options,
@@ -139,6 +147,7 @@ MAKERS: dict[str, Callable[..., str]] = {
     "operations": operations,
     "errors": errors,
     "results": results,
+    "headline": headline,
 }
 
 

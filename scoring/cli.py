@@ -41,7 +41,7 @@ def evaluate(model: Path, data: str, as_json: bool, **options: Any) -> None:
 @model_argument
 @click.argument("data")
 @click.option("-o", "--output", type=FilePath(), required=True, help="CSV to write; - is the standard output.")
-@click_options(ScoringOptions)
+@click_options(ScoringOptions, without=("allow_overlap",))
 @console.overwrite_option
 @console.shared_options
 def score(model: Path, data: str, output: Path, overwrite: bool, **options: Any) -> None:

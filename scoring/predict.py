@@ -7,7 +7,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def predict_files(
             target = heatmap_dir / names[path]
             with open_atomic(target) as file:
                 picture.save(file, "PNG")
-            prediction = Prediction(**{**asdict(prediction), "heatmap": str(target)})
+            prediction = replace(prediction, heatmap=str(target))
         yield prediction
 
 

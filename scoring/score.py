@@ -49,6 +49,8 @@ def score(
         XtrainError: of the fitting kind; an existing file is then as it was.
     """
     check(options)
+    if options.allow_overlap:
+        raise ConfigError("--allow-overlap is for figures; predictions are written in any case, so leave it out")
     stream = _stream(output)
     if stream is None:
         refuse_inputs(output, [data, model.path if isinstance(model, Predictor) else model])

@@ -292,6 +292,8 @@ def read_config(path: Path, model: str, settings: Mapping[str, Any]) -> tuple[st
     refuse_unknown(values, *(item.name for item in fields(TrainConfig)))
     if values.pop("model") != model:
         raise ConfigError(f"--config {path}: is another model's; train that one, or leave --config out")
+    if settings.get("recipe") not in (None, values.get("recipe")):
+        raise ConfigError("--config holds every setting, so --recipe would change nothing; leave one of them out")
     data: str = values.pop("data")
     if settings.get("optimizer") not in (None, values.get("optimizer")):
         values.pop("lr", None)  # the rate of another optimizer

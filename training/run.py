@@ -15,7 +15,7 @@ import torch
 from training.config import RunOptions, TrainConfig, absolute, divide, read_config, refuse_idle, resolve
 from training.loop.device import choose_device, choose_precision, keep_freed_memory, make_deterministic, seed_everything
 from training.loop.distributed import Process, check_batch, process_group
-from training.loop.estimate import batch_advice, estimate, memory_advice
+from training.loop.estimate import Estimate, batch_advice, estimate, memory_advice
 from training.loop.loader import class_counts
 from training.loop.timing import seconds_an_epoch
 from training.loop.trainer import Trainer
@@ -55,8 +55,10 @@ def dry_run(model: str, data: str | None, options: Mapping[str, Any]) -> dict[st
     device = choose_device(run_options.device)
     config = replace(started.config, precision=choose_precision(started.config.precision, device))
     ready = prepare(config, run_options.stream)
-    memory = estimate(ready.config, ready.spec, ready.image_bytes)
-    seconds = seconds_an_epoch(Trainer(ready.config, Classifier(ready.spec), ready.splits, Process(device)))
+    memory, process = estimate(ready.config, ready.spec, ready.image_bytes), Process(device)
+    problem, seconds = _lack_of_memory(ready, memory, process), None
+    if problem is None:
+        seconds = seconds_an_epoch(Trainer(ready.config, Classifier(ready.spec), ready.splits, process))
     return {
         "config": ready.config.as_json(),
         "note": find_recipe(find(model), ready.config.recipe).note,
@@ -66,8 +68,9 @@ def dry_run(model: str, data: str | None, options: Mapping[str, Any]) -> dict[st
         "device": str(device),
         "parameters": memory.parameters,
         "memory_bytes": {**memory.as_json(), "total": memory.total},
-        "seconds_an_epoch": round(seconds, 3),
-        "minutes_at_most": round(seconds * ready.config.epochs / 60, 2),
+        "problem": problem,
+        "seconds_an_epoch": None if seconds is None else round(seconds, 3),
+        "minutes_at_most": None if seconds is None else round(seconds * ready.config.epochs / 60, 2),
     }
 
 
@@ -162,20 +165,30 @@ def _notes(started: Started, ready: Prepared, data: str | None) -> list[str]:
     return notes
 
 
+def _lack_of_memory(ready: Prepared, memory: Estimate, process: Process) -> str | None:
+    """Return what is wrong where the host's memory cannot hold a training step, else None.
+
+    The system would end the process without a word; a GPU says itself that its memory is full.
+    """
+    needed, available = memory.total - memory.images, available_memory()
+    if process.device.type != "cpu" or needed // process.world_size <= available:
+        return None
+    return (
+        f"batches of {ready.config.batch_size} at {ready.input_size} pixels need about {needed / 1e9:.1f} GB and "
+        f"{available / 1e9:.1f} GB are free; {batch_advice(ready.config)}"
+    )
+
+
 def _check_memory(ready: Prepared, process: Process) -> int:
     """Refuse a run that the memory of this machine cannot hold, and return the bytes that its checkpoints need.
 
     Raises:
-        TrainingError: with what it needs; the system would end the process without a word.
+        TrainingError: with what it needs.
     """
     memory = estimate(ready.config, ready.spec, ready.image_bytes)
-    if process.device.type == "cpu":
-        needed, available = memory.total - memory.images, available_memory()
-        if needed // process.world_size > available:
-            raise TrainingError(
-                f"batches of {ready.config.batch_size} at {ready.input_size} pixels need about {needed / 1e9:.1f} GB "
-                f"and {available / 1e9:.1f} GB are free; {batch_advice(ready.config)}"
-            )
+    problem = _lack_of_memory(ready, memory, process)
+    if problem is not None:
+        raise TrainingError(problem)
     last, best = memory.weights + memory.optimizer, memory.weights
     return 2 * last + best  # the next one is written beside the last
 

@@ -91,8 +91,12 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
                     )
                 if getattr(image, "n_frames", 1) != 1:
                     raise UnsupportedImage(f"the {image.format} file holds several images; send one at a time")
+                deep_colours = not image.mode.startswith("I") and ";16" in str(image.tile)
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
+                if deep_colours:  # Pillow keeps the upper 8 of 16 bits of colours, and says nothing
+                    colours = [band for band in image.getbands() if band != "A"]
+                    _refuse_fewer_bits(256 * max(int(np.asarray(image.getchannel(band)).max()) for band in colours))
                 return _eight_bit(image)
     except XtrainError:
         raise
@@ -153,9 +157,19 @@ def _sixteen_bit(image: Image.Image) -> Image.Image:
         raise UnsupportedImage(f"the pixels are {kind}, whose range the file does not tell; send 8 bits a channel")
     values: NDArray[Any] = np.asarray(image)
     brightest = int(values.max(initial=0))
-    if 0 < brightest < DARKEST_WHITE:
+    if brightest:
+        _refuse_fewer_bits(brightest)
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def _refuse_fewer_bits(brightest: int) -> None:
+    """Refuse an image of 16 bits a channel that has no bright pixel.
+
+    Raises:
+        UnsupportedImage: with the brightest.
+    """
+    if brightest < DARKEST_WHITE:
         raise UnsupportedImage(
             f"the image has 16 bits a channel and its brightest pixel is {brightest} of 65535, so it uses fewer bits; "
             "scale it to 0-65535, or send 8 bits a channel"
         )
-    return Image.fromarray((values >> 8).astype(np.uint8))

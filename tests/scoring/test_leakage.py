@@ -1,10 +1,12 @@
 """Figures of rows that a model was trained on: found by their pixels in any file, layout and order."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import xtrain
 from export.export import export_runs
 from serving.model.card import Card, read_card
 from serving.model.predictor import Predictor
@@ -14,6 +16,7 @@ from tests.scoring.test_score import kaggle_model  # noqa: F401
 from training.runs import checkpoint
 from xtrain.data.datasets import read_npz
 from xtrain.data.digests import row_digests
+from xtrain.errors import ConfigError
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
@@ -71,6 +74,8 @@ def test_training_rows_are_refused_and_counted(
     assert result.code == 1 and "the model was trained on" in result.error and (share or "") in result.error
     result = command("xeval", sample_model, data, *arguments, "--allow-overlap")
     assert result.code == 0 and "the model was trained on" in result.out.splitlines()[1]
+    with pytest.raises(ConfigError, match="leave it out"):
+        xtrain.score(sample_model, data, tmp_path / "out.csv", allow_overlap=True)
     scored = command("xscore", sample_model, data, *arguments, "-o", tmp_path / "out.csv")
     assert scored.code == 0 and "the model was trained on" in scored.out
 
@@ -81,10 +86,6 @@ def test_the_training_split_itself_may_be_measured(command: Command, sample_mode
 
 
 def test_what_is_not_recorded_is_said(sample_model: Path, sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    import xtrain
-
     predictor = Predictor(sample_model)
     card: Card = replace(predictor.card, training_rows=None)
     monkeypatch.setattr(predictor, "card", card)
@@ -94,8 +95,6 @@ def test_what_is_not_recorded_is_said(sample_model: Path, sample: Path, monkeypa
 
 
 def test_an_old_checkpoint_gives_a_card_that_does_not_know(sample_run: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     (tmp_path / "run").mkdir()
     checkpoint.save(tmp_path / "run" / "best.pt", replace(checkpoint.load(sample_run), training_rows=None))
     assert export_runs([tmp_path / "run"], tmp_path / "old.onnx").card.training_rows is None

@@ -3,6 +3,9 @@
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +246,8 @@ def test_a_configuration_is_taken_back(command: Command, tiny: Path, tmp_path: P
         5,
         True,
     )
+    refused = command("xtrain", "simplecnn", "--config", config, "--recipe", "paper-intended")
+    assert refused.code == 2 and "--recipe would change nothing" in refused.error
     assert "another model's" in command("xtrain", "simplecnn-v1", "--config", config).error
     (tmp_path / "x.json").write_text('{"model": "simplecnn", "data": "digits", "optimzer": "sgd"}')
     assert "did you mean optimizer" in command("xtrain", "simplecnn", "--config", tmp_path / "x.json").error
@@ -376,3 +381,20 @@ def test_running_out_of_memory_advises_what_helps() -> None:
     with pytest.raises(RuntimeError, match="another"), memory_advice(""):
         raise RuntimeError("another")
     assert batch_advice(resolve("simplecnn", "digits", batch_size=2)) == "try a smaller --image-size"
+
+
+@pytest.mark.parametrize("words", [["xtrain", "simplecnn", "--data", ""], ["xeval", "{model}", " "]])
+def test_an_empty_name_is_not_the_present_folder(command: Command, sample_model: Path, words: list[str]) -> None:
+    result = command(*[word.format(model=sample_model) for word in words])
+    assert result.code == 2 and "the data's name is empty" in result.error
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [("xtrain res", "resnet152"), ("xtrain comp", "compare"), ("xtrain simplecnn --sched", "--scheduler")],
+)
+def test_the_shell_completes_models_commands_and_options(typed: str, expected: str) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1), "_XTRAIN_COMPLETE": "bash_complete"}
+    xtrain = Path(sys.executable).parent / "xtrain"
+    done = subprocess.run([xtrain], capture_output=True, text=True, env={**os.environ, **words}, timeout=60)
+    assert expected in done.stdout and done.stderr == ""

@@ -107,6 +107,28 @@ def test_sixteen_bits_that_use_fewer_are_refused(tile: Image.Image, bits: int) -
             decode(content, RGB)
 
 
+def deep_png(values: np.ndarray) -> bytes:
+    """An RGB PNG of 16 bits a channel, which Pillow reads and does not write; values (H, W, 3) uint16."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_colours_of_sixteen_bits(tile: Image.Image) -> None:
+    """Pillow keeps the upper byte of each channel, so that values up to 255 all become black."""
+    pixels = np.asarray(tile, np.uint16)
+    assert (decode(deep_png(pixels * 257), RGB) == decode(encode(tile, "PNG"), RGB)).all()
+    for scaled in (pixels, pixels // 255, pixels * 16):
+        with pytest.raises(UnsupportedImage, match="of 65535, so it uses fewer bits"):
+            decode(deep_png(scaled), RGB)
+
+
 def test_32_bit_integers_are_refused_and_black_is_not(tile: Image.Image) -> None:
     with pytest.raises(UnsupportedImage, match="32-bit integers"):
         decode(encode(Image.fromarray(np.asarray(tile.convert("L"), np.int32) * 256), "TIFF"), RGB)

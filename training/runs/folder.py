@@ -18,6 +18,7 @@ from typing import Any
 from xtrain.errors import CheckpointError, OutputError
 from xtrain.files import open_atomic
 from xtrain.metrics import Metrics
+from xtrain.signals import deferred
 
 CONFIG, METRICS, BEST, LAST, SUMMARY = "config.json", "metrics.jsonl", "best.pt", "last.pt", "summary.json"
 CURVES, CONFUSION, CLASSES = "curves.png", "confusion.png", "classes.png"
@@ -102,7 +103,8 @@ class RunFolder:
             write_json(staging / CONFIG, config)
             yield staging
             if not self._resume:
-                self._replace_earlier_run(staging)
+                with deferred():  # a Ctrl-C between two of the renames would lose both runs
+                    self._replace_earlier_run(staging)
         except OSError as error:
             raise OutputError(f"{self.path}: {error.strerror}; choose another -o") from error
         finally:
@@ -111,8 +113,11 @@ class RunFolder:
         self._begun = True
 
     def _replace_earlier_run(self, staging: Path) -> None:
-        for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
+        for name in reversed(
+            FILES
+        ):  # the summary first, which says that the checkpoints beside it are a finished run's
+            if not (staging / name).exists():
+                (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
         for path in staging.iterdir():
             os.replace(path, self.path / path.name)

@@ -107,6 +107,8 @@ def load(spec: str, options: LoadOptions | None = None, classes: Sequence[str] |
 
 def _read(spec: str, options: LoadOptions, classes: Sequence[str] | None) -> Dataset:
     """Return a data set as its file, folder or library gives it."""
+    if not spec.strip():
+        raise ConfigError("the data's name is empty; name a data set, an .npz or a folder of pictures")
     flag, _, size = spec.partition("_")
     is_name = spec in HANDWRITTEN or (flag in MEDMNIST and spec.removeprefix(flag) in MEDMNIST_SIZES)
     if not is_name and is_path(spec) and Path(spec).expanduser().is_dir():
