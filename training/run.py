@@ -228,9 +228,10 @@ def _interruption(trainer: Trainer, output: Path, model: str) -> str:
     done = len(trainer.history)
     if not done:
         return "interrupted in epoch 1; no epoch was complete, so nothing was written"
+    best = max(trainer.history, key=lambda entry: (entry["val_accuracy"], -entry["val_loss"]))["epoch"]
     return (
-        f"interrupted in epoch {done + 1}; epochs 1-{done} are kept in {output}, the best is "
-        f"{trainer.stopping.best_epoch}; continue with: xtrain {model} --resume {output}"
+        f"interrupted in epoch {done + 1}; epochs 1-{done} are kept in {output}, the best is {best}; "
+        f"continue with: xtrain {model} --resume {output}"
     )
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from training.config import TrainConfig, resolve
@@ -105,3 +107,12 @@ def test_the_learning_rate_follows_the_optimizer() -> None:
     assert resolve("simplecnn", "pathmnist", optimizer="adam").lr == 0.001, "the recipe's own"
     assert resolve("simplecnn", "pathmnist", optimizer="sgd", lr=0.5).lr == 0.5
     assert resolve("resnet18", "pathmnist", optimizer="adagrad").lr == 0.0005
+
+
+def test_a_folder_of_a_data_sets_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pathmnist", "pathmnist_64", "digits", "mine"):
+        (tmp_path / name).mkdir()
+    assert [resolve("simplecnn", name).data for name in ("pathmnist_64", "digits")] == ["pathmnist_64", "digits"]
+    assert resolve("simplecnn", "mine").data == str(tmp_path / "mine")
+    assert resolve("simplecnn", "./digits").data == str(tmp_path / "digits")

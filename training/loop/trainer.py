@@ -219,19 +219,20 @@ class Trainer:
         seconds = (trained, time.perf_counter() - began)
         trained_to = (train_loss, train_accuracy)
         entry = epoch_record(epoch, lr, trained_to, metrics, self.train_loader.rows_an_epoch, seconds)
-        self.history.append(entry)
+        history = [*self.history, entry]
         if self.recorder and self.process.is_main:
-            self.recorder.write(_on_cpu(self.validated.network), metrics, self._state(), is_best)
+            self.recorder.write(_on_cpu(self.validated.network), metrics, self._state(history), is_best)
+        self.history = history  # what an interruption says is kept
         for watcher in self.watchers:
             watcher.epoch(entry, metrics, is_best)
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, history: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what a resumed run needs besides the weights that are validated."""
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "stopping": asdict(self.stopping),
-            "history": self.history,
+            "history": history,
         }
         if self.average:
             state |= {"weights": _on_cpu(self.classifier.network), "averaged": self.average.steps}

@@ -43,7 +43,10 @@ class RunFolder:
         self.path = path
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: is a file, not a folder; choose another -o")
-        names = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")] if path.exists() else []
+        try:
+            names = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")] if path.exists() else []
+        except OSError as error:
+            raise OutputError(f"{path}: {error.strerror}; choose another -o") from error
         taken = [name for name in FILES if name in names]
         if taken and not overwrite and not resume:
             raise OutputError(f"{path}: holds a run already ({taken[0]}); choose another -o or add --overwrite")
@@ -68,8 +71,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.path)
-            for path in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
-                path.unlink(missing_ok=True)
+            for path in (path for name in FILES for path in self.path.glob(f".{name}.*.tmp")):
+                path.unlink(missing_ok=True)  # of a process that was killed while it wrote
             shutil.rmtree(self.path / STAGING, ignore_errors=True)
             free = shutil.disk_usage(self.path).free
         except OSError as error:
@@ -113,9 +116,8 @@ class RunFolder:
         self._begun = True
 
     def _replace_earlier_run(self, staging: Path) -> None:
-        for name in reversed(
-            FILES
-        ):  # the summary first, which says that the checkpoints beside it are a finished run's
+        # Of those that are not replaced the summary goes before the checkpoints that it is of.
+        for name in (SUMMARY, *FILES):
             if not (staging / name).exists():
                 (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)

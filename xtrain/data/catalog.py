@@ -109,9 +109,7 @@ def _read(spec: str, options: LoadOptions, classes: Sequence[str] | None) -> Dat
     """Return a data set as its file, folder or library gives it."""
     if not spec.strip():
         raise ConfigError("the data's name is empty; name a data set, an .npz or a folder of pictures")
-    flag, _, size = spec.partition("_")
-    is_name = spec in HANDWRITTEN or (flag in MEDMNIST and spec.removeprefix(flag) in MEDMNIST_SIZES)
-    if not is_name and is_path(spec) and Path(spec).expanduser().is_dir():
+    if is_path(spec) and Path(spec).expanduser().is_dir():
         return _read_folder(Path(spec).expanduser(), options, classes)
     for name, given in (("--native-size", any(options.shape[:2])), ("--group-pattern", options.group_pattern)):
         if given and classes is None:
@@ -120,19 +118,26 @@ def _read(spec: str, options: LoadOptions, classes: Sequence[str] | None) -> Dat
         return _mnist(options.folder)
     if spec == "digits":
         return _digits()
-    if is_name:
+    if is_name(spec):
         return _medmnist(spec, options)
     if is_path(spec):
         _refuse_other_files(Path(spec))
         return _name_by_file(_read_npz(Path(spec).expanduser(), options))
+    flag = spec.partition("_")[0]
     if flag in OUT_OF_SCOPE:
         raise ConfigError(f"{spec} {OUT_OF_SCOPE[flag]}, which is out of scope; choose one of: {', '.join(NAMES)}")
     raise ConfigError(f"no data set is called {spec!r}, and no such file or folder exists; {nearest(spec, NAMES)}")
 
 
+def is_name(spec: str) -> bool:
+    """Return whether `--data` is the name of a data set."""
+    flag = spec.partition("_")[0]
+    return spec in HANDWRITTEN or (flag in MEDMNIST and spec.removeprefix(flag) in MEDMNIST_SIZES)
+
+
 def is_path(spec: str) -> bool:
     """Return whether `--data` names a file or folder; a data set's own name never does."""
-    return spec not in NAMES and (spec.endswith(".npz") or os.sep in spec or Path(spec).expanduser().exists())
+    return not is_name(spec) and (spec.endswith(".npz") or os.sep in spec or Path(spec).expanduser().exists())
 
 
 def is_handwritten(spec: str) -> bool:

@@ -184,3 +184,27 @@ def test_a_kill_in_the_first_epoch_blocks_nothing(sample: Path, tmp_path: Path, 
     small = make_npz(tmp_path / "small.npz")
     assert command("xtrain", "simplecnn", "--data", small, "--epochs", 1, "-o", run).code == 0
     assert not list(run.glob(".*")) and np.isfinite(open_run(run).best.loss)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_interruption_during_a_write_tells_what_is_kept(
+    command: Command, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    save, calls = checkpoint.save, []
+
+    def interrupted(path: Path, saved: checkpoint.Checkpoint) -> None:
+        if path.name == run_folder.LAST:
+            calls.append(path)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+        save(path, saved)
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    run = tmp_path / "run"
+    result = command("xtrain", "simplecnn", "--data", tiny, "--epochs", 4, "-o", run, "--quiet")
+    if at == 1:
+        assert "interrupted in epoch 1; no epoch was complete, so nothing was written" in result.error
+        assert not run.exists()
+    else:
+        assert f"interrupted in epoch 2; epochs 1-1 are kept in {run}, the best is 1" in result.error
+        assert checkpoint.load(run / run_folder.LAST).epoch == 1 and len(open_run(run).history) == 1
