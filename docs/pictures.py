@@ -121,9 +121,7 @@ def main(data: Path) -> None:
         port = free_port()
         board = [str(BIN / "tensorboard"), "--logdir", "runs", "--port", str(port), "--load_fast=false"]
         with serving(board, f"http://127.0.0.1:{port}/", folder):
-            screenshot(
-                f"http://127.0.0.1:{port}/?darkMode=false#timeseries", PICTURES / "tensorboard.png", (1200, 800), 60
-            )
+            screenshot(f"http://127.0.0.1:{port}/?darkMode=false#images", PICTURES / "tensorboard.png", (1200, 800), 60)
     for path in sorted(PICTURES.iterdir()):
         click.echo(f"{path}  {path.stat().st_size:,} bytes")
 

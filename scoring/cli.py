@@ -7,10 +7,11 @@ from typing import Any, NoReturn
 
 import click
 
-from scoring.options import STANDARD_OUTPUT, ScoringOptions, Solution
+from scoring.options import ScoringOptions, Solution
 from serving.model.devices import DEVICES
 from xtrain import console
 from xtrain.console import FilePath
+from xtrain.files import STANDARD_OUTPUT
 from xtrain.options import click_options
 from xtrain.signals import ending_at_once
 
@@ -22,8 +23,8 @@ model_argument = click.argument("model", type=FilePath(), metavar="M.onnx")
 @click.argument("data")
 @click_options(ScoringOptions)
 @click.option("--solution", type=FilePath(), metavar="FILE", help="CSV with the labels that DATA holds back.")
-@click.option("--id-column", default="ID", show_default=True, help="Its column of row numbers, from 0.")
-@click.option("--class-column", default="CLASS", show_default=True, help="Its column of classes.")
+@click.option("--id-column", help="Its column of row numbers, from 0  [default: ID]")
+@click.option("--class-column", help="Its column of classes  [default: CLASS]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @console.shared_options
 def evaluate(model: Path, data: str, as_json: bool, **options: Any) -> None:
@@ -32,6 +33,9 @@ def evaluate(model: Path, data: str, as_json: bool, **options: Any) -> None:
         from scoring.evaluate import evaluate
 
     path, columns = options.pop("solution"), {name: options.pop(name) for name in ("id_column", "class_column")}
+    columns = {name: value for name, value in columns.items() if value is not None}
+    if columns and path is None:
+        raise click.UsageError("--id-column and --class-column are of a --solution; leave them out")
     solution = Solution(path=path, **columns) if path else None
     evaluation = evaluate(model, ScoringOptions(**options), data, solution)
     click.echo(json.dumps(evaluation.as_json()) if as_json else evaluation.describe())
@@ -56,10 +60,11 @@ def score(model: Path, data: str, output: Path, overwrite: bool, **options: Any)
 @click.command(name="xpredict", context_settings=console.SETTINGS)
 @click.argument("model", metavar="M.onnx|URL")
 @click.argument("files", nargs=-1, required=True, type=FilePath(), metavar="FILE...")
-@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Show that many classes.")
+@click.option("--top", type=click.IntRange(1), help="Show that many classes  [default: 1; with --json all]")
 @click.option("--heatmap", type=FilePath(), metavar="DIR", help="Write each picture under its heatmap into DIR.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with all probabilities.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@console.overwrite_option
 @console.shared_options
 def predict(model: str, files: tuple[Path, ...], heatmap: Path | None, device: str, **shown: Any) -> None:
     """Say what pictures show, from an exported model or a server (its token in XTRAIN_TOKEN).
@@ -69,15 +74,17 @@ def predict(model: str, files: tuple[Path, ...], heatmap: Path | None, device: s
     with ending_at_once():
         from scoring.predict import predict_files
 
+    if shown["overwrite"] and heatmap is None:
+        raise click.UsageError("--overwrite is for --heatmap; leave it out")
     failed = 0
-    for prediction in predict_files(model, files, device, heatmap):
+    for prediction in predict_files(model, files, device, heatmap, shown["overwrite"]):
         if prediction.error is not None:
             failed += 1
             click.echo(f"error: {prediction.error}", err=True)
         if shown["as_json"]:
-            click.echo(json.dumps(prediction.as_json(), ensure_ascii=False))
+            click.echo(json.dumps(prediction.as_json(shown["top"]), ensure_ascii=False))
         elif prediction.error is None:
-            click.echo(prediction.describe(shown["top"]))
+            click.echo(prediction.describe(shown["top"] or 1))
     if failed:
         sys.exit(1)
 

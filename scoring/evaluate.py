@@ -10,6 +10,7 @@ from scoring.score import predict_rows
 from scoring.solution import read_solution
 from serving.model.predictor import Predictor
 from xtrain import metrics
+from xtrain.errors import ConfigError
 from xtrain.metrics import Metrics
 from xtrain.options import check
 
@@ -73,6 +74,8 @@ def evaluate(
     if not options.allow_overlap:
         refuse_overlap(selection)
     if solution is not None:
+        if selection.rows.labels is not None:
+            raise ConfigError(f"{selection.dataset.name} has labels of its own; leave --solution out")
         labels = read_solution(solution, len(selection.rows), len(card.classes))
     else:
         labels = require_labels(selection)

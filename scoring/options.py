@@ -7,7 +7,6 @@ from xtrain.data.splits import PROTOCOLS, SPLITS
 from xtrain.options import option
 
 ALL = "all"
-STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
 
 
 @dataclass(frozen=True, kw_only=True)

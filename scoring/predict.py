@@ -17,7 +17,7 @@ from PIL import Image
 from serving.images.overlay import overlay
 from serving.model.predictor import Predictor
 from xtrain.errors import ConfigError, OutputError, XtrainError
-from xtrain.files import open_atomic
+from xtrain.files import open_atomic, refuse_existing, refuse_inputs
 from xtrain.images import MEDIA_TYPES, read_image
 
 PICTURES_OF_A_RUN = 64
@@ -51,18 +51,27 @@ class Prediction:
     heatmap: str | None = None
     error: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what is known as plain JSON values."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+    def best(self, top: int | None) -> dict[str, float]:
+        """Return the probabilities of the `top` classes, None for all."""
+        return dict(list((self.probabilities or {}).items())[:top])
+
+    def as_json(self, top: int | None = None) -> dict[str, Any]:
+        """Return what is known as plain JSON values, with the `top` classes."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**known, "probabilities": self.best(top)} if self.probabilities else known
 
     def describe(self, top: int) -> str:
         """Return one line: the file and its `top` classes."""
-        ranked = list((self.probabilities or {}).items())[:top]
+        ranked = self.best(top).items()
         return f"{self.file}  " + ", ".join(f"{label} {probability:.4f}" for label, probability in ranked)
 
 
 def predict_files(
-    model: str, files: Sequence[Path], device: str = "auto", heatmap_dir: Path | None = None
+    model: str,
+    files: Sequence[Path],
+    device: str = "auto",
+    heatmap_dir: Path | None = None,
+    overwrite: bool = False,
 ) -> Iterator[Prediction]:
     """Yield the classes of pictures, in order; a file that cannot be read has an `error` and ends nothing.
 
@@ -72,12 +81,13 @@ def predict_files(
         files: pictures.
         device: for a file.
         heatmap_dir: where each picture under its heatmap goes, as `NAME-heatmap.png`.
+        overwrite: whether heatmaps of an earlier command may be replaced; the pictures never are.
 
     Raises:
         ConfigError: heatmaps of a model that has none.
         ModelFileError, ServerError, OutputError: the model, the server or the folder fails.
     """
-    names = _heatmap_names(files) if heatmap_dir else {}
+    targets = _heatmap_targets(files, heatmap_dir, overwrite) if heatmap_dir else {}
     if model.startswith(("http://", "https://")):
         if device != "auto":
             raise ConfigError("--device is the server's; leave it out")
@@ -85,26 +95,30 @@ def predict_files(
     else:
         answers = _run(Predictor(model, device), files, bool(heatmap_dir))
     for path, (prediction, picture) in zip(files, answers, strict=True):
-        if heatmap_dir is not None and picture is not None:
-            target = heatmap_dir / names[path]
+        if picture is not None:
+            target = targets[path]
             with open_atomic(target) as file:
                 picture.save(file, "PNG")
             prediction = replace(prediction, heatmap=str(target))
         yield prediction
 
 
-def _heatmap_names(files: Sequence[Path]) -> dict[Path, str]:
-    """Return the name of each picture's heatmap.
+def _heatmap_targets(files: Sequence[Path], folder: Path, overwrite: bool) -> dict[Path, Path]:
+    """Return where each picture's heatmap goes.
 
     Raises:
-        OutputError: two files would have the same.
+        OutputError: two files would have the same, it is one of the pictures or exists, or the folder is none.
     """
-    names = {path: f"{path.stem}-heatmap.png" for path in files}
-    for path, name in names.items():
-        other = next(other for other in files if names[other] == name)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; --heatmap takes a folder")
+    targets = {path: folder / f"{path.stem}-heatmap.png" for path in files}
+    for path, target in targets.items():
+        other = next(other for other in files if targets[other] == target)
         if other != path:
-            raise OutputError(f"{other} and {path} would both become {name}; give them in two commands")
-    return names
+            raise OutputError(f"{other} and {path} would both become {target}; give them in two commands")
+        refuse_inputs(target, files)
+        refuse_existing(target, overwrite)
+    return targets
 
 
 def _run(predictor: Predictor, files: Sequence[Path], explain: bool) -> Iterator[tuple[Prediction, Image.Image | None]]:

@@ -60,7 +60,13 @@ def read_rows(card: Card, data: str, options: ScoringOptions) -> Selection:
             plain.md5 == card.data.md5 and card.data.group_pattern
         ):  # divided as in training; other folders have no groups
             grouped = replace(loading, group_pattern=card.data.group_pattern)
-            plain = catalog.load(data, grouped, classes=card.classes)
+            try:
+                plain = catalog.load(data, grouped, classes=card.classes)
+            except DataError as error:
+                raise DataError(
+                    f"{data}: these are the training pictures under other names, so their groups cannot be rebuilt "
+                    f"({error}); name the folder that the model was trained on"
+                ) from error
     return select_rows(card, plain, options)
 
 

@@ -1,19 +1,17 @@
 """Predictions of a split as a Kaggle CSV; what `xscore` and `xtrain.score` call."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.options import STANDARD_OUTPUT, ScoringOptions
+from scoring.options import ScoringOptions
 from scoring.readers import Selection, read_rows
 from serving.model.predictor import MAX_RUN, Predictor
 from serving.model.submission import submission
 from xtrain.errors import ConfigError
-from xtrain.files import open_atomic, refuse_existing, refuse_inputs
+from xtrain.files import check_csv, open_csv
 from xtrain.options import check
 
 
@@ -51,28 +49,14 @@ def score(
     check(options)
     if options.allow_overlap:
         raise ConfigError("--allow-overlap is for figures; predictions are written in any case, so leave it out")
-    stream = _stream(output)
-    if stream is None:
-        refuse_inputs(output, [data, model.path if isinstance(model, Predictor) else model])
-        if output.suffix.lower() != ".csv":
-            raise ConfigError(f"-o {output}: predictions are written as CSV; name a file that ends in .csv, or -")
-        refuse_existing(output, overwrite)
+    check_csv(output, [data, model.path if isinstance(model, Predictor) else model], overwrite)
     predictor = model if isinstance(model, Predictor) else Predictor(model, options.device)
     selection = read_rows(predictor.card, data, options)
     text = submission(predict_rows(predictor, selection))
-    if stream is None:
-        with open_atomic(output, "w") as file:
-            file.write(text)
-    else:
-        stream.write(text)
-        stream.flush()
+    with open_csv(output) as file:
+        file.write(text)
     overlap = selection.overlap if selection.seen else None
     return Scored(output, len(selection.rows), selection.split, selection.protocol, overlap)
-
-
-def _stream(output: Path) -> TextIO | None:
-    """Return the standard output for `-` and its device's names; None for a file."""
-    return sys.stdout if str(output) in STANDARD_OUTPUT else None
 
 
 def predict_rows(predictor: Predictor, selection: Selection) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 from training.config import RunOptions, TrainConfig
 from training.models.registry import ARCHITECTURES, SWITCHES, find
 from xtrain import console
+from xtrain.files import STANDARD_OUTPUT
 from xtrain.options import Decorated, click_options
 from xtrain.signals import ending_at_once
 
@@ -101,10 +102,12 @@ def compare_command(runs: tuple[Path, ...], table: Path | None, overwrite: bool)
     from training.runs.compare import comparison, write_csv
     from training.runs.folder import open_run
 
+    if overwrite and table is None:
+        raise click.UsageError("--overwrite is for --csv; leave it out")
     opened = [open_run(run) for run in runs]
     if table is not None:
         write_csv(table, opened, overwrite)
-    click.echo(comparison(opened))
+    click.echo(comparison(opened), err=table is not None and str(table) in STANDARD_OUTPUT)
 
 
 COMMANDS = {"list": list_command, "show": show_command, "compare": compare_command}

@@ -277,8 +277,10 @@ def absolute(path: str) -> str:
     return str(Path(path).expanduser().resolve())
 
 
-def read_config(path: Path, model: str, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def read_config(path: Path, model: str, data: str | None, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the data set and the settings of a run's `config.json`, with those that the user chose laid over them.
+
+    What the file's data had settled, such as its protocol, is left out where other data is named.
 
     Raises:
         ConfigError: unreadable, another model's, or settings that do not exist.
@@ -294,7 +296,14 @@ def read_config(path: Path, model: str, settings: Mapping[str, Any]) -> tuple[st
         raise ConfigError(f"--config {path}: is another model's; train that one, or leave --config out")
     if settings.get("recipe") not in (None, values.get("recipe")):
         raise ConfigError("--config holds every setting, so --recipe would change nothing; leave one of them out")
-    data: str = values.pop("data")
+    stored: str = values.pop("data")
+    recipe = find_recipe(find(model), str(values.get("recipe", RECIPES[0]))).values()
+    other = data is not None and (absolute(data) if is_path(data) else data) != stored
+    if other:
+        for name in ("protocol", "augment", "classes", "native_size", "group_pattern"):
+            values.pop(name, None)
+    if (other or "native_size" in settings) and recipe["image_size"] is None and not values.get("crop"):
+        values.pop("image_size", None)
     if settings.get("optimizer") not in (None, values.get("optimizer")):
         values.pop("lr", None)  # the rate of another optimizer
     if "image_size" in settings:
@@ -302,7 +311,7 @@ def read_config(path: Path, model: str, settings: Mapping[str, Any]) -> tuple[st
     switches = values.pop("switches", {})
     if not isinstance(switches, dict):
         raise ConfigError(f"--config {path}: its switches are no object; name the config.json of a run")
-    return data, {**values, **settings, "switches": {**switches, **settings.get("switches", {})}}
+    return stored, {**values, **settings, "switches": {**switches, **settings.get("switches", {})}}
 
 
 def refuse_idle(config: TrainConfig, chosen: Mapping[str, Any]) -> None:

@@ -18,12 +18,13 @@ from xtrain.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Prepared:
-    """A configuration in which nothing is left open, and the data it works on."""
+    """A configuration in which nothing is left open, and the data it works on; `notes` are what a user should know."""
 
     config: TrainConfig
     splits: Splits
     record: DataRecord
     spec: ModelSpec
+    notes: tuple[str, ...] = ()
 
     @property
     def input_size(self) -> int:
@@ -61,7 +62,7 @@ def prepare(config: TrainConfig, stream: bool | None = None) -> Prepared:
     config = replace(config, augment=augment, protocol=partition.protocol, image_size=size)
     check_config(config)
     spec = _model_spec(config, dataset, splits.train.images)
-    return Prepared(config, splits, _data_record(config, dataset, partition), spec)
+    return Prepared(config, splits, _data_record(config, dataset, partition), spec, dataset.notes)
 
 
 def load_options(config: TrainConfig, stream: bool | None = None) -> LoadOptions:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, TextIO
 
 import numpy as np
@@ -52,6 +53,7 @@ def dry_run(model: str, data: str | None, options: Mapping[str, Any]) -> dict[st
     if run_options.resume is not None:
         raise ConfigError("--dry-run shows a new run; leave --resume out")
     started = _start(model, data, run_options, settings)
+    RunFolder(started.output, run_options.overwrite)
     device = choose_device(run_options.device)
     config = replace(started.config, precision=choose_precision(started.config.precision, device))
     ready = prepare(config, run_options.stream)
@@ -142,9 +144,9 @@ def _start(model: str, data: str | None, run_options: RunOptions, settings: Mapp
         return Started(config, saved, run_options.resume)
     chosen = dict(settings)
     if run_options.config is not None:
-        stored, chosen = read_config(run_options.config, find(model).name, settings)
-        data = data or stored
-    config = resolve(model, data or catalog.DEFAULT, **chosen)
+        stored, chosen = read_config(run_options.config, find(model).name, data, settings)
+        data = stored if data is None else data
+    config = resolve(model, catalog.DEFAULT if data is None else data, **chosen)
     refuse_idle(config, settings)
     output = run_options.output
     if output is None:
@@ -159,7 +161,7 @@ def _notes(started: Started, ready: Prepared, data: str | None) -> list[str]:
     if started.saved is not None:
         return []
     recipe = find_recipe(find(ready.config.model), ready.config.recipe)
-    notes = [recipe.note] if recipe.note and data is None else []
+    notes = [*ready.notes, *([recipe.note] if recipe.note and data is None else [])]
     if started.config.augment is None and ready.config.augment == "none" and recipe.values()["augment"] != "none":
         notes.append("handwritten digits are not augmented: a flip changes their class; --augment paper does it anyway")
     return notes
@@ -231,7 +233,7 @@ def _interruption(trainer: Trainer, output: Path, model: str) -> str:
     best = max(trainer.history, key=lambda entry: (entry["val_accuracy"], -entry["val_loss"]))["epoch"]
     return (
         f"interrupted in epoch {done + 1}; epochs 1-{done} are kept in {output}, the best is {best}; "
-        f"continue with: xtrain {model} --resume {output}"
+        f"continue with: xtrain {model} --resume {quote(str(output))}"
     )
 
 

@@ -1,12 +1,13 @@
 """Writing files so that an interrupted command leaves the old file or none, never half of one."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from xtrain.errors import OutputError
+from xtrain.errors import ConfigError, OutputError
 
 
 @contextmanager
@@ -32,6 +33,35 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         except OSError:
             pass  # its folder is gone or never was one; the error above says so
+
+
+STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
+
+
+def check_csv(path: Path, inputs: Iterable[str | Path], overwrite: bool) -> None:
+    """Refuse a place for a CSV before anything is computed; the standard output is always taken.
+
+    Raises:
+        ConfigError: a name that does not end in .csv.
+        OutputError: it is read by the command, exists and `overwrite` is off, or cannot be written.
+    """
+    if str(path) in STANDARD_OUTPUT:
+        return
+    refuse_inputs(path, inputs)
+    if path.suffix.lower() != ".csv":
+        raise ConfigError(f"{path}: only CSV is written; name a file that ends in .csv, or - for the standard output")
+    refuse_existing(path, overwrite)
+
+
+@contextmanager
+def open_csv(path: Path) -> Iterator[IO[Any]]:
+    """Open a CSV for writing: whole or not at all, or the standard output for `-`."""
+    if str(path) in STANDARD_OUTPUT:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    with open_atomic(path, "w") as file:
+        yield file
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except XtrainError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage(f"the body is no image of a known format; send {', '.join(FORMATS)}") from error
+        raise UnreadableImage(f"no image of a known format; send {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(f"the image has too many pixels; at most {max_pixels} are decoded") from error
     except Exception as error:  # Pillow's decoders raise whatever their formats inspire

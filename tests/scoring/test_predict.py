@@ -81,3 +81,23 @@ def test_a_server_answers_the_same(
         (tmp_path / "bad.png").write_bytes(b"no picture")
         assert "bad.png: " in command("xpredict", url, tmp_path / "bad.png").error
     assert "start xserve" in command("xpredict", url, tiles[0]).error
+
+
+def test_heatmaps_replace_nothing_of_the_users(
+    command: Command, model: Path, tiles: list[Path], tmp_path: Path
+) -> None:
+    mine = tmp_path / f"{tiles[0].stem}-heatmap.png"
+    shutil.copy(tiles[1], mine)
+    before = mine.read_bytes()
+    result = command("xpredict", model, tiles[0], mine, "--heatmap", tmp_path, "--overwrite")
+    assert result.code == 1 and "is read by this command" in result.error and mine.read_bytes() == before
+    assert "--overwrite" in command("xpredict", model, tiles[0], "--heatmap", tmp_path).error
+    assert mine.read_bytes() == before
+    assert command("xpredict", model, tiles[0], "--heatmap", tmp_path, "--overwrite").code == 0
+    assert mine.read_bytes() != before
+    assert "takes a folder" in command("xpredict", model, tiles[0], "--heatmap", tiles[1]).error
+    assert "leave it out" in command("xpredict", model, tiles[0], "--overwrite").error
+
+
+def test_top_holds_for_json_too(command: Command, model: Path, tiles: list[Path]) -> None:
+    assert len(json.loads(command("xpredict", model, tiles[0], "--json", "--top", 2).out)["probabilities"]) == 2

@@ -6,6 +6,7 @@ import pytest
 
 from scoring.options import Solution
 from scoring.solution import read_solution
+from tests.conftest import Command
 from xtrain.errors import DataError
 
 
@@ -56,3 +57,13 @@ def test_not_text_and_not_there(tmp_path: Path) -> None:
         read_solution(Solution(path=tmp_path / "s.csv"), 1, 1)
     with pytest.raises(DataError, match="No such file"):
         read_solution(Solution(path=tmp_path / "absent.csv"), 1, 1)
+
+
+def test_labels_of_the_data_are_not_replaced(
+    command: Command, sample_model: Path, sample: Path, tmp_path: Path
+) -> None:
+    """The model's own predictions as the solution gave an AUC of 1."""
+    assert command("xscore", sample_model, sample, "-o", tmp_path / "out.csv").code == 0
+    result = command("xeval", sample_model, sample, "--solution", tmp_path / "out.csv")
+    assert result.code == 2 and "has labels of its own" in result.error
+    assert "leave them out" in command("xeval", sample_model, sample, "--id-column", "x").error

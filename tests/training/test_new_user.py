@@ -398,3 +398,33 @@ def test_the_shell_completes_models_commands_and_options(typed: str, expected: s
     xtrain = Path(sys.executable).parent / "xtrain"
     done = subprocess.run([xtrain], capture_output=True, text=True, env={**os.environ, **words}, timeout=60)
     assert expected in done.stdout and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (np.array(["", "b", "c"]), "empty, equal or very long names"),
+        (np.array(["a", "a", "c"]), "empty, equal or very long names"),
+        (np.array("abc"), "a list of texts, one for each class"),
+        (np.array([1, 2, 3]), "a list of texts, one for each class"),
+    ],
+)
+def test_class_names_that_no_model_can_carry(tmp_path: Path, names: np.ndarray, message: str, command: Command) -> None:
+    data = make_npz(tmp_path / "set.npz", class_names=names)
+    assert message in command("xtrain", "simplecnn", "--data", data).error
+
+
+def test_a_configuration_of_other_data_keeps_what_belongs_to_neither(
+    command: Command, tiny: Path, tmp_path: Path
+) -> None:
+    run = train(tmp_path / "digits", "simplecnn", "--data", "digits", "--epochs", 1, "--optimizer", "sgd")
+    words = ["xtrain", "simplecnn", "--config", run / run_folder.CONFIG, "--dry-run"]
+    config = json.loads(command(*words, "--data", tiny).out)["config"]
+    assert (config["protocol"], config["augment"], config["optimizer"]) == ("official", "paper", "sgd")
+    assert json.loads(command(*words).out)["config"]["protocol"] == "pooled"
+    assert "the data's name is empty" in command(*words, "--data", "").error
+
+
+def test_a_dry_run_refuses_a_folder_that_is_taken(command: Command, sample_run: Path) -> None:
+    result = command("xtrain", "simplecnn", "--data", "digits", "--dry-run", "-o", sample_run)
+    assert result.code == 1 and "holds a run already" in result.error

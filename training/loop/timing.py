@@ -8,29 +8,38 @@ from training.loop.loader import Batch, shuffled
 from training.loop.prediction import BATCH_ROWS
 from training.loop.trainer import Trainer
 
-ROWS = 8  # of the first step: it shows whether a whole batch can be waited for
-PATIENCE_SECONDS = 0.5  # a first step that takes longer is measured as it is
-STEPS = 5
+ROWS = 8  # of a small step; two sizes of it tell what a row takes apart from what a step takes
+WHOLE_SECONDS = 2.0  # a whole batch that takes less is measured itself
+STEPS = 3
 
 
 def seconds_an_epoch(trainer: Trainer) -> float:
     """Return the seconds of one epoch with its validation, from a few training steps, which change the weights.
 
-    On a small batch where a whole one would take long; steps, data and augmentation are the real ones, validation is
-    counted as what a forward pass of it takes.
+    Where a whole batch would take long, from two small ones; steps, data and augmentation are the real ones, validation
+    is counted as what a forward pass of it takes.
     """
     loader, device = trainer.train_loader, trainer.process.device
     trainer.schedule.planned = None  # it ends with the steps of the run
     generator = torch.Generator().manual_seed(0)
     batch = next(loader.training_batches(shuffled(len(loader), generator)))
-    few = Batch(batch.images[:ROWS], batch.labels[:ROWS], min(ROWS, batch.global_rows))
     trainer.classifier.train()
-    _timed(trainer, few, generator)  # allocations and plans
-    seconds = _timed(trainer, few, generator) / len(few.images)
-    if seconds * ROWS < PATIENCE_SECONDS or device.type == "cuda":
+    rows = len(batch.images)
+    few, more = (min(count, rows) for count in (ROWS, 2 * ROWS))
+    _timed(trainer, _first(batch, few), generator)  # allocations and plans
+    short = min(_timed(trainer, _first(batch, few), generator) for _ in range(2))
+    long = min(_timed(trainer, _first(batch, more), generator) for _ in range(2)) if more > few else short
+    a_row = max(0.0, long - short) / (more - few) if more > few else short / few
+    a_step = short + a_row * (rows - few)
+    if a_step < WHOLE_SECONDS or device.type == "cuda":
         _timed(trainer, batch, generator)
-        seconds = min(_timed(trainer, batch, generator) for _ in range(STEPS)) / len(batch.images)
-    return seconds * loader.rows_an_epoch + _forward_seconds(trainer) * len(trainer.val_loader)
+        a_step = min(_timed(trainer, batch, generator) for _ in range(STEPS))
+    return a_step * loader.steps + _forward_seconds(trainer) * len(trainer.val_loader)
+
+
+def _first(batch: Batch, rows: int) -> Batch:
+    """Return the first rows of a batch."""
+    return Batch(batch.images[:rows], batch.labels[:rows], min(rows, batch.global_rows))
 
 
 def _timed(trainer: Trainer, batch: Batch, generator: torch.Generator) -> float:

@@ -7,10 +7,11 @@ has no summary, whose figures are then in its checkpoint.
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from training.runs.folder import Run
-from xtrain.files import open_atomic, refuse_existing
+from xtrain.files import check_csv, open_csv
 from xtrain.metrics import Metrics
 
 FIGURES = ("accuracy", "low", "high", "f1", "auc", "loss", "ece")
@@ -39,7 +40,9 @@ def describe(run: Run) -> str:
     values = record(run)
     config, best, data, environment = run.config, run.best, values["data"], values["environment"]
     head = f"{config['model']} on {Path(config['data']).name}, {_protocol(run)} protocol, seed {config['seed']}"
-    end = "" if run.summary is not None else f"  (unfinished: xtrain {config['model']} --resume {run.folder})"
+    end = (
+        "" if run.summary is not None else f"  (unfinished: xtrain {config['model']} --resume {quote(str(run.folder))})"
+    )
     lines = [head + end, f"validation, best epoch {_best_epoch(run)} of {len(run.history)}:"]
     lines += [f"  {_accuracy(best)}  F1 {best.f1:.4f}  AUC {_number(best.auc)}  ECE {_number(best.ece)}"]
     lines += ["settings:"]
@@ -101,12 +104,12 @@ def write_csv(path: Path, runs: Sequence[Run], overwrite: bool = False) -> None:
     """Write a row a run: folder, every setting, the figures of the best epoch.
 
     Raises:
-        OutputError: the file exists and `overwrite` is off, or cannot be written.
+        ConfigError, OutputError: as `check_csv`; files of the runs are never replaced.
     """
-    refuse_existing(path, overwrite)
+    check_csv(path, [file for run in runs for file in run.folder.iterdir()], overwrite)
     settings = [_settings(run) for run in runs]
     names = dict.fromkeys(name for values in settings for name in values)
-    with open_atomic(path, "w") as file:
+    with open_csv(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["run", *names, "protocol", "split", "epoch", *FIGURES])
         for run, values in zip(runs, settings, strict=True):

@@ -53,9 +53,15 @@ class RunFolder:
         if names and not taken:
             raise OutputError(f"{path}: holds other files ({sorted(names)[0]}); name a new folder with -o")
         self._resume, self._begun, self._made, self._lock = resume, False, False, -1
+        self._seen = self._times()
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    def _times(self) -> dict[str, int]:
+        """Return when each of the run's files was written."""
+        paths = [self.path / name for name in FILES]
+        return {path.name: path.stat().st_mtime_ns for path in paths if path.exists()}
 
     @contextmanager
     def reserved(self, needed_bytes: int = 0) -> Iterator[None]:
@@ -78,6 +84,8 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"{self.path}: {error.strerror}; choose another -o") from error
         try:
+            if self._times() != self._seen:  # while this one loaded its data
+                raise OutputError(f"{self.path}: another training wrote into it meanwhile; look at it and start again")
             if free < needed_bytes:
                 raise OutputError(
                     f"{self.path}: its checkpoints need {needed_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from training.config import TrainConfig, check_config
@@ -29,7 +30,7 @@ def load_interrupted(run: Path, model: str) -> Checkpoint:
     if saved.config.model != model:
         raise CheckpointError(
             f"{run}: holds a {saved.config.model}, not a {model}; "
-            f"resume it with: xtrain {saved.config.model} --resume {run}"
+            f"resume it with: xtrain {saved.config.model} --resume {quote(str(run))}"
         )
     return saved
 
@@ -61,7 +62,7 @@ def resumed_config(
             raise ConfigError(
                 f"--{name.replace('_', '-')} cannot change in a resumed run, which has {stored.get(name)}; leave it out"
             )
-    config = replace(saved.config, **changes, data=data or saved.config.data)
+    config = replace(saved.config, **changes, data=saved.config.data if data is None else data)
     check_config(config)
     if config.epochs != saved.config.epochs and SCHEDULERS[config.scheduler].planned:
         raise ConfigError(

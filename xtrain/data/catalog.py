@@ -137,7 +137,11 @@ def is_name(spec: str) -> bool:
 
 def is_path(spec: str) -> bool:
     """Return whether `--data` names a file or folder; a data set's own name never does."""
-    return not is_name(spec) and (spec.endswith(".npz") or os.sep in spec or Path(spec).expanduser().exists())
+    return (
+        bool(spec.strip())
+        and not is_name(spec)
+        and (spec.endswith(".npz") or os.sep in spec or Path(spec).expanduser().exists())
+    )
 
 
 def is_handwritten(spec: str) -> bool:

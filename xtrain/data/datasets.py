@@ -51,7 +51,8 @@ class Dataset:
 
     `splits` keeps the file's order train, val, test; `pool_only` marks files that are one shuffled pool by
     their nature (Kaggle, digits), for which official splits do not exist. `groups` (all rows,) int64 numbers what
-    must stay on one side of every division, such as the images of one patient.
+    must stay on one side of every division, such as the images of one patient. `notes` are what a user should know of
+    how it was read.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Dataset:
     licence: str = "unknown"
     source: str = ""
     groups: NDArray[np.int64] | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = ()
     _starts: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -203,7 +205,7 @@ def read_npz(path: Path, class_count: int | None = None, unpack_to: Path | None 
         splits[name] = Split(images, labels)
     if len({split.images.shape[1:] for split in splits.values()}) > 1:
         raise DataError(f"{path}: the splits differ in image shape; save them all in one shape")
-    names = tuple(str(name) for name in arrays["class_names"].ravel()) if "class_names" in arrays else None
+    names = _class_names(arrays["class_names"], f"{path}: class_names") if "class_names" in arrays else None
     dataset = Dataset(
         name=path.stem,
         splits=splits,
@@ -258,6 +260,20 @@ def check_labels(dataset: Dataset) -> None:
                 f"{dataset.source or dataset.name}: {name} label {split.labels[wrong[0]]} at row {wrong[0]} is outside "
                 f"the {len(dataset.classes)} classes 0-{len(dataset.classes) - 1}; correct {len(wrong)} label(s)"
             )
+
+
+def _class_names(array: NDArray[Any], where: str) -> tuple[str, ...]:
+    """Return the names of an array as a model can carry them.
+
+    Raises:
+        DataError: not a list of different names.
+    """
+    if array.ndim != 1 or array.dtype.kind not in "US" or not len(array):
+        raise DataError(f"{where} is {array.dtype} {array.shape}; it must be a list of texts, one for each class")
+    names = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in array)
+    if len(set(names)) < len(names) or not all(name.strip() and len(name) <= 1000 for name in names):
+        raise DataError(f"{where} holds empty, equal or very long names; give every class a name of its own")
+    return names
 
 
 def _highest(splits: Mapping[str, Split]) -> int:

@@ -59,6 +59,7 @@ def read_folder(
         ConfigError: a pattern that is no regular expression.
     """
     pictures = find_pictures(folder)
+    left_out = len([path for path in files_below(folder) if path.suffix.lower() not in SUFFIXES])
     names = tuple(classes) if classes is not None else _class_names(pictures, folder)
     groups = None if group_pattern is None else _groups(pictures, group_pattern)
     height, width, channels = _common_shape(pictures, shape)
@@ -80,6 +81,7 @@ def read_folder(
         pool_only=pool,
         source="a folder of pictures",
         groups=groups,
+        notes=(f"{left_out} files in the folder are no {', '.join(SUFFIXES)} and are left out",) if left_out else (),
     )
 
 
@@ -104,14 +106,22 @@ def find_pictures(folder: Path) -> list[Picture]:
         if len(set(splits.values())) < len(splits):
             raise DataError(f"{folder}: has two folders of one split; merge {', '.join(path.name for path in splits)}")
     roots = {split: path for path, split in splits.items()} or {"pool": folder}
-    pictures = [
-        Picture(split, label.name, path, path.relative_to(folder).as_posix())
-        for split in ("train", "val", "test", "pool")
-        if split in roots
-        for label in sorted((path for path in roots[split].iterdir() if path.is_dir()), key=natural)
-        if not label.name.startswith(".")
-        for path in _files(label)
-    ]
+    pictures, empty = [], []
+    for split in (name for name in ("train", "val", "test", "pool") if name in roots):
+        for label in sorted((path for path in roots[split].iterdir() if path.is_dir()), key=natural):
+            if label.name.startswith("."):
+                continue
+            files = [path for path in files_below(label) if path.suffix.lower() in SUFFIXES]
+            pictures += [Picture(split, label.name, path, path.relative_to(folder).as_posix()) for path in files]
+            empty += [] if files else [label]
+    named = {picture.label for picture in pictures}
+    empty = [label for label in empty if label.name not in named or files_below(label)]
+    if pictures and empty:  # a class left out in silence would make the others look easy
+        kinds = sorted({path.suffix.lower() or path.name for path in files_below(empty[0])})[:5]
+        raise DataError(
+            f"{empty[0]}: holds no picture that is read ({', '.join(SUFFIXES)}), but {', '.join(kinds) or 'nothing'}; "
+            "convert its files, or remove the folder"
+        )
     if not pictures:
         kinds = sorted({path.suffix.lower() for path in folder.rglob("*") if path.is_file()})
         for suffix, text in _OUT_OF_SCOPE.items():
@@ -131,11 +141,25 @@ def natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the pictures of one class, those in folders of it too."""
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    visible = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    return sorted(visible, key=lambda path: [natural(Path(part)) for part in path.relative_to(folder).parts])
+def files_below(folder: Path) -> list[Path]:
+    """Return the files of one class in natural order, those in folders of it and behind links too; hidden ones not.
+
+    Raises:
+        DataError: a folder that cannot be read.
+    """
+    found: list[Path] = []
+    visited: set[str] = set()
+
+    def stop(error: OSError) -> None:
+        raise DataError(f"{error.filename}: {error.strerror}; make it readable or move it away") from error
+
+    for place, names, files in os.walk(folder, followlinks=True, onerror=stop):
+        real = os.path.realpath(place)
+        names[:] = [] if real in visited else [name for name in names if not name.startswith(".")]
+        if real not in visited:  # a link may lead back to a folder above it
+            found += [Path(place, name) for name in files if not name.startswith(".")]
+        visited.add(real)
+    return sorted(found, key=lambda path: [natural(Path(part)) for part in path.relative_to(folder).parts])
 
 
 def _class_names(pictures: Sequence[Picture], folder: Path) -> tuple[str, ...]:
@@ -166,7 +190,7 @@ def _groups(pictures: Sequence[Picture], pattern: str) -> NDArray[np.int64]:
     found = []
     for picture in pictures:
         match = compiled.search(picture.name)
-        if match is None:
+        if match is None or (compiled.groups and match.group(1) is None):
             raise DataError(
                 f"{picture.name}: --group-pattern {pattern!r} finds nothing in it; widen it, or move the file"
             )

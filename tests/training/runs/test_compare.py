@@ -46,3 +46,16 @@ def test_runs_on_other_rows_do_not_compare(command: Command, tiny: Path, sample_
 
 def test_no_run(command: Command, tmp_path: Path) -> None:
     assert "name a run folder" in command("xtrain", "show", tmp_path).error
+
+
+def test_a_table_never_replaces_a_run(command: Command, tiny: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "a", "simplecnn", "--data", tiny, "--epochs", 1)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    for name in run_folder.FILES:
+        result = command("xtrain", "compare", run, "--csv", run / name, "--overwrite")
+        assert result.code == 1 and "is read by this command" in result.error
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert "ends in .csv" in command("xtrain", "compare", run, "--csv", tmp_path / "x.xlsx").error
+    assert "leave it out" in command("xtrain", "compare", run, "--overwrite").error
+    result = command("xtrain", "compare", run, "--csv", "-")
+    assert result.out.startswith("run,model,data,") and len(result.out.splitlines()) == 2 and "validated" not in result.out

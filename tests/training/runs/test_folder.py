@@ -208,3 +208,16 @@ def test_an_interruption_during_a_write_tells_what_is_kept(
     else:
         assert f"interrupted in epoch 2; epochs 1-1 are kept in {run}, the best is 1" in result.error
         assert checkpoint.load(run / run_folder.LAST).epoch == 1 and len(open_run(run).history) == 1
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_another_training_wrote_while_the_data_loaded_is_kept(tiny: Path, tmp_path: Path, resume: bool) -> None:
+    """Both passed the check, the other one finished, and only then this one takes the lock."""
+    if resume:
+        train(tmp_path / "run", "simplecnn", "--data", tiny, "--epochs", 1)
+    late = RunFolder(tmp_path / "run", overwrite=not resume, resume=resume)
+    train(tmp_path / "run", "simplecnn", "--data", tiny, "--epochs", 2, "--overwrite")
+    before = contents(tmp_path / "run")
+    with pytest.raises(OutputError, match="another training wrote into it meanwhile"), late.reserved():
+        raise AssertionError("not reached")
+    assert contents(tmp_path / "run") == before

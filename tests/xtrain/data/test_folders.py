@@ -171,3 +171,48 @@ def test_options_of_folders_mean_nothing_for_files(command: Command, tiny: Path,
     for option in (["--native-size", "28"], ["--group-pattern", "x"]):
         result = command("xtrain", "simplecnn", "--data", tiny, "-o", tmp_path / "run", *option)
         assert result.code == 2 and f"{option[0]} is for a folder of pictures" in result.error
+
+
+def test_no_class_is_left_out_in_silence(command: Command, pool: Path, tmp_path: Path) -> None:
+    """A third class of pictures that are not read made a model of two, at an accuracy of 1."""
+    (pool / "c").mkdir()
+    with pytest.raises(DataError, match="c: holds no picture that is read .* but nothing"):
+        read_folder(pool)
+    for index in range(3):
+        Image.new("RGB", (28, 28)).save(pool / "c" / f"patient9_{index}.gif")
+    with pytest.raises(DataError, match=r"c: holds no picture that is read .* but \.gif; convert its files"):
+        read_folder(pool)
+    picture(pool / "c" / "patient9_9.png", 1)
+    dataset = read_folder(pool)
+    assert len(dataset.classes) == 3 and dataset.notes[0].startswith("3 files in the folder are no .png")
+    options = ["--classes", 3, "--no-balance", "--epochs", 1, "-o", tmp_path / "run"]
+    result = command("xtrain", "simplecnn", "--data", pool, *options)
+    assert "note: 3 files in the folder are no .png" in result.err
+
+
+def test_linked_folders_are_followed_once(pool: Path, tmp_path: Path) -> None:
+    for index in range(4):
+        picture(tmp_path / "store" / f"patient7_{index}.png", 50 + index)
+    (pool / "c").mkdir()
+    (pool / "c" / "case").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "again").symlink_to(tmp_path / "store")
+    dataset = read_folder(pool)
+    assert dataset.splits["train"].labels is not None and (dataset.splits["train"].labels == 2).sum() == 4
+
+
+def test_a_group_that_matched_nothing_is_no_group(pool: Path) -> None:
+    with pytest.raises(DataError, match="finds nothing in it"):
+        read_folder(pool, group_pattern="patient(x)?")
+
+
+def test_renamed_training_pictures_are_told(command: Command, pool: Path, tmp_path: Path) -> None:
+    run, model = tmp_path / "run", tmp_path / "m.onnx"
+    assert command("xtrain", "simplecnn", "--data", pool, "--epochs", 1, "--group-pattern", r"t\d", "-o", run).code == 0
+    assert command("xexport", run, "-o", model).code == 0
+    renamed = tmp_path / "renamed"
+    for label in "ab":
+        (renamed / label).mkdir(parents=True)
+        paths = sorted((pool / label).iterdir(), key=lambda path: [int(part) for part in path.stem[7:].split("_")])
+        for index, path in enumerate(paths):
+            shutil.copy(path, renamed / label / f"{index}.png")
+    assert "are the training pictures under other names" in command("xeval", model, renamed).error
