@@ -161,9 +161,9 @@ def _read(path: Path) -> Image.Image | str:
 
 def _ask(address: str, files: Sequence[Path], explain: bool) -> Iterator[tuple[Prediction, Image.Image | None]]:
     """Yield predictions and overlays of a server, one request a picture."""
-    token = os.environ.get(TOKEN_VARIABLE)
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()  # files of tokens end with a line end
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    classes = json.loads(_request(f"{address}/v1/model", None, headers))["classes"]
+    classes = _answer(f"{address}/v1/model", None, headers)["classes"]
     for path in files:
         kind = _KINDS.get(path.suffix.lower().lstrip("."))
         try:
@@ -176,7 +176,7 @@ def _ask(address: str, files: Sequence[Path], explain: bool) -> Iterator[tuple[P
             continue
         url = f"{address}/v1/predict?explain={'true' if explain else 'false'}"
         try:
-            answer = json.loads(_request(url, content, {**headers, "Content-Type": kind}))["predictions"][0]
+            answer = _answer(url, content, {**headers, "Content-Type": kind})["predictions"][0]
         except _RefusedError as error:
             yield Prediction(str(path), error=f"{path}: {error}"), None
             continue
@@ -189,6 +189,22 @@ def _ask(address: str, files: Sequence[Path], explain: bool) -> Iterator[tuple[P
 
 class _RefusedError(Exception):
     """The server refuses this picture."""
+
+
+def _answer(url: str, content: bytes | None, headers: dict[str, str]) -> dict[str, Any]:
+    """Return the answer as JSON: the card of the model, or the predictions of a picture.
+
+    Raises:
+        ServerError, _RefusedError: as `_request`; another answer than a server of this project gives.
+    """
+    body = _request(url, content, headers)
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or not answer.get("classes" if content is None else "predictions"):
+        raise ServerError(f"{url}: not the answer of xserve; check the address")
+    return answer
 
 
 def _request(url: str, content: bytes | None, headers: dict[str, str]) -> bytes:

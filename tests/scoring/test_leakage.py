@@ -1,5 +1,6 @@
 """Figures of rows that a model was trained on: found by their pixels in any file, layout and order."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.scoring.test_score import kaggle_model  # noqa: F401
 from training.runs import checkpoint
 from xtrain.data.datasets import read_npz
 from xtrain.data.digests import row_digests
-from xtrain.errors import ConfigError
+from xtrain.errors import ConfigError, ModelFileError
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
@@ -115,3 +116,19 @@ def test_many_rows_are_a_bloom_filter_without_misses() -> None:
 def test_a_card_of_too_many_rows_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.model.training_rows.MAX_ROWS", 10)
     assert TrainingRows.make([np.arange(11, dtype=np.uint64)]) is None and MAX_ROWS > 10
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"count": 2, "method": "exact", "content": "AAAA"},
+        {"count": 0, "method": "bloom", "content": ""},
+        {"count": 1, "method": "exact", "content": "no base64!"},
+        {"count": -1, "method": "exact", "content": ""},
+        {"count": 10**9, "method": "bloom", "content": ""},
+    ],
+)
+def test_rows_of_a_stranger_are_checked_when_the_card_is_read(sample_model: Path, rows: dict[str, object]) -> None:
+    values = {**read_card(sample_model).as_json(), "training_rows": rows}
+    with pytest.raises(ModelFileError, match="export the model again"):
+        Card.from_json(json.dumps(values))

@@ -13,6 +13,7 @@ from export.export import export_runs
 from export.options import ExportOptions
 from serving.model.predictor import Predictor
 from tests.conftest import Command
+from tests.fileserver import serving
 from tests.serving.server import running
 
 
@@ -75,7 +76,7 @@ def test_a_server_answers_the_same(
     with running(model, tmp_path, "--tokens", str(tokens)) as client:
         url = str(client.base_url)
         assert "put a token into XTRAIN_TOKEN" in command("xpredict", url, tiles[0]).error
-        monkeypatch.setenv("XTRAIN_TOKEN", "secret")
+        monkeypatch.setenv("XTRAIN_TOKEN", "secret\n")
         assert command("xpredict", url, *tiles).out == command("xpredict", model, *tiles).out
         result = command("xpredict", url, tiles[0], "--heatmap", tmp_path / "maps")
         assert result.code == 0 and (tmp_path / "maps" / f"{tiles[0].stem}-heatmap.png").is_file()
@@ -102,3 +103,11 @@ def test_heatmaps_replace_nothing_of_the_users(
 
 def test_top_holds_for_json_too(command: Command, model: Path, tiles: list[Path]) -> None:
     assert len(json.loads(command("xpredict", model, tiles[0], "--json", "--top", 2).out)["probabilities"]) == 2
+
+
+@pytest.mark.parametrize("content", ["<html>", "[1]", "{}"])
+def test_another_server_is_told(command: Command, tiles: list[Path], tmp_path: Path, content: str) -> None:
+    (tmp_path / "site" / "v1").mkdir(parents=True)
+    (tmp_path / "site" / "v1" / "model").write_text(content)
+    with serving(tmp_path / "site") as address:
+        assert "not the answer of xserve; check the address" in command("xpredict", address, tiles[0]).error

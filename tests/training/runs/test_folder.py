@@ -45,7 +45,9 @@ def test_a_full_disk_under_overwrite_keeps_the_run_before(tiny: Path, tmp_path: 
 
 def test_a_full_disk_leaves_nothing_that_blocks_the_retry(command: Command, tiny: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert limited(tiny, run).returncode == 1 and not run.exists()
+    done = limited(tiny, run)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and not run.exists()
+    assert "cannot write" in done.stderr and "last.pt" in done.stderr and "free some space" in done.stderr
     assert command("xtrain", "simplecnn", "--data", tiny, "--epochs", 1, "-o", run).code == 0
 
 
