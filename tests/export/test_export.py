@@ -202,11 +202,11 @@ def test_a_folder_that_is_no_run(command: Command, tmp_path: Path) -> None:
 
 
 def test_no_space_for_the_model(sample_run: Path, tmp_path: Path) -> None:
+    import resource
     import subprocess
     import sys
 
     from tests.conftest import ROOT
-    from tests.training.test_cli import limit_files
 
     program = [sys.executable, "-c", "from export.cli import main; main()"]
     done = subprocess.run(
@@ -214,7 +214,7 @@ def test_no_space_for_the_model(sample_run: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        preexec_fn=limit_files,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),  # a full disk
         timeout=300,
     )
     assert done.returncode == 1 and "cannot write" in done.stderr and done.stderr.count("\n") == 1, done.stderr
