@@ -4,8 +4,10 @@
 environment (`XTRAIN_MODEL`, `XTRAIN_DEVICE`, `XTRAIN_MAX_BATCH`, …); `xserve` sets them. Importing has no effect.
 """
 
+import asyncio
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -26,6 +28,8 @@ from serving.model.predictor import Predictor
 from serving.model.repository import ModelRepository
 from serving.settings import Settings
 from xtrain.options import from_environment
+
+NO_TIMEOUT = 10 * 365 * 86_400  # seconds
 
 
 class RoutesMiddleware:
@@ -60,8 +64,7 @@ def create_service(settings: Settings) -> Any:
         name="xtrain",
         description="Image classification with one exported file. For research, not for diagnosis.",
         workers=1,  # one queue and one model, which a swap changes for all; more machines, not more workers
-        # Beyond the app's own deadlines, that of the body and that of the response, which come first.
-        traffic={"timeout": 2 * settings.timeout + 5},
+        traffic={"timeout": NO_TIMEOUT},  # the app has its own; this one would answer in another shape
         # Request tracing is always on in BentoML and its largest single cost: 1.6-2.8 x the requests without.
         tracing={"excluded_urls": "v1,v2,metrics"},
         # Its metrics label the raw path, so that anybody can grow them; the app has its own at the same route.
@@ -75,6 +78,8 @@ def create_service(settings: Settings) -> Any:
             predictor = Predictor(settings.model, settings.device, settings.threads)
             predictor.warm_up()
             load_model(app, predictor)
+            with suppress(RuntimeError):  # without an event loop, the first large image starts a decoder
+                asyncio.get_running_loop().create_task(app.state.decoders.start())
             process.freeze_garbage_collector()
             process.silence_access_log()
             if ADDRESS in os.environ:  # started by xserve, and the socket is open by now
@@ -99,6 +104,7 @@ def create_service(settings: Settings) -> Any:
             """Answer what is in flight, refuse what comes after."""
             if app.state.engine is not None:
                 await app.state.engine.close()
+            await app.state.decoders.close()
 
     Classifier.add_asgi_middleware(RoutesMiddleware, app=app)  # type: ignore[attr-defined]
     return Classifier

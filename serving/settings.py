@@ -24,12 +24,15 @@ class Settings:
     max_queue: int = option(
         1024, low=1, high=1_000_000, help="Images that may wait for a run; more are refused with 429."
     )
+    decoders: int = option(
+        0, low=0, high=1024, help="Processes that decode images and JSON, at least 2; 0: one a core."
+    )
     timeout: float = option(
         30.0,
         low=0,
         high=86_400,
         open_low=True,
-        help="Seconds until a request is given up: its body with 408, its answer with 504.",
+        help="Seconds from the head of a request to its answer, and 1 more for each 128 KiB of its body.",
     )
     max_bytes: int = option(16 * MIB, low=1, high=TIB, help="Largest body of one image, in bytes.")
     max_batch_bytes: int = option(
@@ -39,7 +42,7 @@ class Settings:
         256 * MIB,
         low=1,
         high=TIB,
-        help="Bytes that the bodies of all requests may take together; more are refused with 429.",
+        help="Bytes that bodies, and decoding them, may take in all requests together; more is refused with 429.",
     )
     tokens: Path | None = option(
         None,

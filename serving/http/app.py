@@ -18,6 +18,8 @@ from serving.http.errors import HTTPError
 from serving.http.metrics import Metrics
 from serving.http.model import load_model
 from serving.http.routes import routes
+from serving.images.pool import DecoderPool
+from serving.model.devices import usable_cores
 from serving.model.repository import ModelRepository
 from serving.scheduling.memory import MemoryBudget
 from serving.settings import Settings
@@ -55,6 +57,7 @@ def create_app(
         ],
     )
     app.state.settings, app.state.metrics, app.state.budget = settings, metrics, budget
+    app.state.decoders = DecoderPool(settings.decoders or usable_cores())
     app.state.engine, app.state.repository = None, repository
     app.state.swapping, app.state.retiring = asyncio.Lock(), set()
     app.state.authorization = authorization or Authorization()

@@ -1,16 +1,15 @@
 """Request bodies: read up to a limit, and parsed into images; every fault is the client's and has its status."""
 
-import asyncio
 import io
 import math
 import threading
 import zipfile
+import zlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -26,7 +25,10 @@ from xtrain.data.datasets import SCORED_KEYS
 T = TypeVar("T")
 
 MAX_PARTS = 1024
-MAX_JSON = 16 * 1024 * 1024  # Python objects take many times the text's room
+MAX_ENTRIES = 1000  # of an .npz; zipfile keeps 500 bytes of each
+CENTRAL_ENTRY = b"PK\x01\x02"
+ENCODINGS = ("identity", "gzip", "x-gzip", "deflate")
+UNPACKED_AT_ONCE = 1024 * 1024
 SMALL_BYTES = 64 * 1024  # parsed sooner than a thread takes them over
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # Python's parser of literals, which numpy reads the header with, raises SystemError where a garbage collection in the
@@ -71,7 +73,7 @@ async def read(request: Request) -> bytes:
     """Return the body, refused as soon as it is longer than allowed, whatever Content-Length said, or takes too long.
 
     Raises:
-        HTTPError: 415 another media type, 413 too long, 408 not whole in time, 400 empty or cut off.
+        HTTPError: 415 another media type or encoding, 413 too long, 400 empty or cut off.
         MemoryExhausted: other requests have the memory.
     """
     current = context(request)
@@ -80,24 +82,67 @@ async def read(request: Request) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > limit:
         raise too_large
+    encoding = _encoding(request)
     parts, length = [], 0
     try:
-        async with asyncio.timeout(current.timeout):
-            async for chunk in request.stream():
-                length += len(chunk)
-                if length > limit:
-                    raise too_large
-                current.memory.reserve(len(chunk))
-                parts.append(chunk)
-    except TimeoutError as error:
-        late = f"the body was not whole within {current.timeout:g} s; send less at a time, or faster"
-        raise HTTPError(408, late, {"Connection": "close"}) from error
+        async for chunk in request.stream():
+            length += len(chunk)
+            if length > limit:
+                raise too_large
+            current.memory.reserve(len(chunk))
+            current.extend(len(chunk))
+            parts.append(chunk)
     except ClientDisconnect as error:
         raise HTTPError(400, "the body ended before it was whole; send it again") from error
     if not length:
         raise HTTPError(400, "the body is empty; send the bytes of one image, or many as multipart or npy")
     current.body_received(request.scope)
+    content = b"".join(parts)
+    if encoding == "identity":
+        return content
+    return await run_in_thread(lambda: unpack(content, limit, current.memory.reserve))
+
+
+def unpack(content: bytes, limit: int, reserve: Callable[[int], None]) -> bytes:
+    """Return a body that was packed with gzip or deflate, the latter with or without zlib's header.
+
+    Args:
+        content: the packed body.
+        limit: bytes that are unpacked at most.
+        reserve: called with the bytes that are unpacked.
+
+    Raises:
+        HTTPError: 413 longer than `limit` once unpacked, 400 damaged or cut off.
+        MemoryExhausted: as `reserve`.
+    """
+    has_header = content[:2] == b"\x1f\x8b" or (content[0] & 15 == 8 and int.from_bytes(content[:2]) % 31 == 0)
+    unpacking = zlib.decompressobj(32 + zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
+    parts, length, rest = [], 0, content
+    try:
+        while not unpacking.eof and (part := unpacking.decompress(rest, UNPACKED_AT_ONCE)):
+            reserve(len(part))
+            length, rest = length + len(part), unpacking.unconsumed_tail
+            if length > limit:
+                raise HTTPError(413, f"the body unpacks to more than {limit} bytes; send less at a time")
+            parts.append(part)
+    except zlib.error as error:
+        raise HTTPError(400, f"the body is not what its Content-Encoding says ({error})") from error
+    if not unpacking.eof or unpacking.unused_data:
+        raise HTTPError(400, "the packed body is cut off, or more follows it; send it again")
     return b"".join(parts)
+
+
+def _encoding(request: Request) -> str:
+    """Return how the body is packed.
+
+    Raises:
+        HTTPError: 415 another way than gzip or deflate.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower() or "identity"
+    if encoding not in ENCODINGS:
+        accepted = {"Accept-Encoding": "gzip, deflate"}
+        raise HTTPError(415, f"content encoding {encoding[:20]!r} is not taken; use gzip, deflate or none", accepted)
+    return encoding
 
 
 async def files(request: Request, content: bytes) -> list[Part]:
@@ -185,41 +230,15 @@ def check_images(images: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[n
     return np.ascontiguousarray(images)
 
 
-def numbers(data: Any) -> NDArray[np.uint8]:
-    """Return nested JSON lists of whole numbers from 0 to 255 as an array.
+def required(images: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Return the images that a JSON body must have.
 
     Raises:
-        HTTPError: 422 ragged, empty, or other values.
+        HTTPError: 422 it has none.
     """
-    wrong = HTTPError(422, "the data is not whole numbers from 0 to 255, in rows of the same length")
-    # As objects: numpy would make an array of strings as wide as the longest, gigabytes of a few kilobytes.
-    values = np.asarray(data, dtype=object)
-    if not values.size or set(map(type, values.ravel())) != {int}:
-        raise wrong
-    try:
-        numbers = values.astype(np.int64)
-    except OverflowError as error:
-        raise wrong from error
-    if numbers.min() < 0 or numbers.max() > 255:
-        raise wrong
-    return numbers.astype(np.uint8)
-
-
-def json_object(content: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body.
-
-    Raises:
-        HTTPError: 413 longer than `MAX_JSON`; 400 not JSON, or no object.
-    """
-    if len(content) > MAX_JSON:
-        raise HTTPError(413, f"the JSON is longer than {MAX_JSON} bytes; send the images as binary data")
-    try:
-        parsed = orjson.loads(content)
-    except ValueError as error:
-        raise HTTPError(400, f"the request is not JSON ({str(error)[:100]})") from error
-    if not isinstance(parsed, dict):
-        raise HTTPError(400, "the request is not a JSON object")
-    return parsed
+    if images is None:
+        raise HTTPError(422, "the JSON has no pixels; send them below 'images', or as the data of an input")
+    return images
 
 
 def archive(
@@ -231,12 +250,14 @@ def archive(
     only array. `reserve` is called with the bytes that are unpacked, before they are.
 
     Raises:
-        HTTPError: 400 not readable; 413 more than `limit` bytes once unpacked; 415 packed with bzip2 or LZMA; 422 no
-            such array, or a wrong one.
+        HTTPError: 400 not readable; 413 more than `limit` bytes once unpacked, or too many files; 415 packed with
+            bzip2 or LZMA; 422 no such array, or a wrong one.
         MemoryExhausted: as `reserve`.
     """
     if not content.startswith(b"PK"):
         return array(content, shape)
+    if content.count(CENTRAL_ENTRY) > MAX_ENTRIES:
+        raise HTTPError(413, f"the .npz holds more than {MAX_ENTRIES} files; send the one array")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
             names = {name.removesuffix(".npy"): name for name in packed.namelist()}

@@ -6,6 +6,7 @@ read.
 
 import asyncio
 import contextlib
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any, cast
@@ -18,21 +19,34 @@ from serving.http import errors
 
 DISCONNECT = "xtrain.disconnect"  # the scope's extension with the connection's `DisconnectCallbacks`
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers, as in nginx; trailers and chunk extensions alike
+UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Return some bytes of a head in which an offer of another protocol is a header without a meaning.
+
+    The parser would take what follows the head for the other protocol: Java's HttpClient offers h2c with its first
+    request, and its body was lost. A server may ignore the offer (RFC 9110, section 7.8).
+    """
+    if b"pgrade" not in data and b"PGRADE" not in data:
+        return data
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return b"".join([UPGRADE.sub(b"\r\nignored:", head), end, rest])
 
 
 class _DroppingTransport:
-    """A transport that drops what is written after its client has gone.
+    """A transport that drops what is written after its client has gone, and closes as its connection wants.
 
-    uvloop raises RuntimeError for it in the moment between the end of the connection and the call of
+    uvloop raises RuntimeError for a write in the moment between the end of the connection and the call of
     `connection_lost`, which would be logged as an error of the app.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport, self.close = transport, close
         # What uvicorn calls with every request, without the detour of __getattr__.
         self.is_closing, self.get_extra_info = transport.is_closing, transport.get_extra_info
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
-        self.get_write_buffer_size, self.close = transport.get_write_buffer_size, transport.close
+        self.get_write_buffer_size = transport.get_write_buffer_size
 
     def write(self, data: bytes) -> None:
         """Write, or drop."""
@@ -76,12 +90,16 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the first request."""
-        super().connection_made(cast(asyncio.Transport, _DroppingTransport(transport)))
+        self._socket = transport
+        super().connection_made(cast(asyncio.Transport, _DroppingTransport(transport, self._close)))
         self._request_timer: asyncio.TimerHandle | None = None  # until the next request
         self._reader_timer: asyncio.TimerHandle | None = None  # until the client reads
         self._progressed = False  # whether the last bytes completed a head or belong to a body
         self._head_bytes = 0  # bytes that did not, since the last that did
         self._in_head = False  # whether a head has begun
+        self._in_body = False  # whether a body has not come to its end
+        self._lingering: asyncio.TimerHandle | None = None  # after `_close`, until a client must have read its answer
+        self._draining: asyncio.TimerHandle | None = None  # after an answer, until the body must have ended
         self._on_disconnect = DisconnectCallbacks(self)
         self._start_request_timer()
 
@@ -89,13 +107,18 @@ class BoundedConnection(HttpToolsProtocol):
         """Cancel all timers, and the requests that are under way."""
         self._stop_request_timer()
         self.resume_writing()
+        for timer in (self._lingering, self._draining):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
         self._on_disconnect.call()
 
     def data_received(self, data: bytes) -> None:
         """Parse some bytes, unless they make a head too long."""
+        if self._lingering is not None:
+            return
         self._progressed = False
-        super().data_received(data)
+        super().data_received(data if self._in_body else _without_upgrade(data))
         if self._progressed:
             self._head_bytes = 0
         else:
@@ -112,19 +135,24 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop the timer; the body has a deadline of its own."""
-        self._progressed, self._in_head = True, False
+        self._progressed, self._in_head, self._in_body = True, False, True
         self._stop_request_timer()
         super().on_headers_complete()
         self.scope.setdefault("extensions", {})[DISCONNECT] = self._on_disconnect  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        """Note that some of a body came."""
+        """Note that some of a body came; what comes after the answer is dropped, for a while."""
         self._progressed = True
+        if self._draining is None and self._idle:
+            self._draining = self.loop.call_later(self.seconds, self._socket.abort)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note the end of a request."""
-        self._progressed = True
+        self._progressed, self._in_body = True, False
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -176,6 +204,20 @@ class BoundedConnection(HttpToolsProtocol):
 
         self._reader_timer = self.loop.call_later(self.seconds, look)
 
+    def _close(self) -> None:
+        """Close the connection, so that a client that is still sending gets its answer first.
+
+        Closing a socket with unread bytes resets the connection, and the answer is lost with it (RFC 9112, section
+        9.6). So only the sending half is closed, and what comes is dropped for a while, as nginx does.
+        """
+        if not self._in_body or self._socket.is_closing():
+            self._socket.close()
+        elif self._lingering is None:
+            self._lingering = self.loop.call_later(self.seconds, self._socket.abort)
+            if self._socket.can_write_eof():
+                self._socket.write_eof()
+            self._socket.resume_reading()
+
     def _refuse(self, status: int, message: str) -> None:
         if self.transport.is_closing():
             return
@@ -186,7 +228,9 @@ class BoundedConnection(HttpToolsProtocol):
             lines = ["content-type: application/json", f"content-length: {len(content)}", "connection: close"]
             head = "\r\n".join([*lines, f"x-request-id: {identifier}", "", ""])
             self.transport.write(STATUS_LINE[status] + head.encode() + content)
-        self.transport.close()
+            self.transport.close()
+        else:
+            self._socket.close()
 
 
 def install(seconds: float) -> None:

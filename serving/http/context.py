@@ -3,20 +3,23 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http.accesslog import AccessLog
 from serving.http.connection import DISCONNECT, DisconnectCallbacks
 from serving.http.errors import HTTPError
 from serving.http.metrics import Metrics
+from serving.scheduling.batcher import LATE, DeadlinePassed
 from serving.scheduling.engine import Engine
 from serving.scheduling.memory import MemoryBudget, Reservation
 
+MIN_RATE = 128 * 1024  # bytes a second of a body, below which its request is late: 64 MiB arrive over 10 Mbit/s
 CLIENT_CLOSED = 499  # nginx's status of a request whose client left before the response; only ever logged
 
 
@@ -26,7 +29,9 @@ class RequestContext:
     Attributes:
         id: the client's `X-Request-ID` if it is printable and short, else a new one.
         memory: reserved of the memory budget.
-        deadline: of `time.monotonic`, until when the response is due.
+        deadline: of `time.monotonic`, until when the response is due, decoding and drawing included.
+        pixels: of the images that were decoded for it.
+        decoding_large: held while one of its large images is decoded.
         disconnected: whether the client left before the response; the request is then cancelled.
         operation: name of the operation that answers, for metrics.
     """
@@ -34,11 +39,45 @@ class RequestContext:
     def __init__(self, identifier: str, memory: Reservation, timeout: float) -> None:
         self.id, self.memory, self.timeout = identifier, memory, timeout
         self.deadline = time.monotonic() + timeout
+        self.pixels, self.decoding_large = 0, asyncio.Lock()
         self.disconnected = False
         self.operation = "none"
         self._engine: Engine | None = None
         self._on_disconnect: DisconnectCallbacks | None = None
         self._cancel: Callable[[], None] | None = None
+        self._alarm: asyncio.Timeout | None = None
+        self._body_received = False
+
+    async def answered_in_time(self, answer: Awaitable[Response]) -> Response:
+        """Return the response if it is ready before the deadline.
+
+        Raises:
+            HTTPError: 408, the body was not whole by then.
+            DeadlinePassed: the response was not ready.
+        """
+        try:
+            async with asyncio.timeout(self.timeout) as self._alarm:
+                return await answer
+        except TimeoutError as error:
+            if self._body_received:
+                raise DeadlinePassed(LATE) from error
+            late = f"the body was not whole in {self.timeout:g} s and 1 s more a {MIN_RATE} bytes; send less at a time"
+            raise HTTPError(408, late, {"Connection": "close"}) from error
+
+    def extend(self, length: int) -> None:
+        """Move the deadline by what so many bytes of a body may take to come."""
+        self._move_deadline(self.deadline + length / MIN_RATE)
+
+    def _move_deadline(self, deadline: float) -> None:
+        if self._alarm is not None and (when := self._alarm.when()) is not None:
+            self._alarm.reschedule(when + deadline - self.deadline)
+        self.deadline = deadline
+
+    def run_to_completion(self) -> None:
+        """Go on without a deadline, and when the client leaves."""
+        self.response_complete()
+        if self._alarm is not None:
+            self._alarm.reschedule(None)
 
     def use(self, engine: Engine | None) -> Engine:
         """Return the engine of this request: the first one it used, whatever model is loaded meanwhile.
@@ -54,13 +93,14 @@ class RequestContext:
         return self._engine
 
     def body_received(self, scope: Scope) -> None:
-        """Start the deadline of the response, and cancel the request should its client disconnect before it.
+        """Bound the rest of the deadline, and cancel the request should its client disconnect before its response.
 
         The connection calls back (`connection`, by the scope's extension); under another server nothing is noticed.
         Waiting for ASGI's `http.disconnect` would do under any, but lets uvicorn read on: requests that a client
         pipelines would then fill the memory outside of the budget.
         """
-        self.deadline = time.monotonic() + self.timeout
+        self._body_received = True
+        self._move_deadline(min(self.deadline, time.monotonic() + self.timeout))
         handler = asyncio.current_task()
         self._on_disconnect = scope.get("extensions", {}).get(DISCONNECT)
         if self._on_disconnect is not None and self._cancel is None and handler is not None:

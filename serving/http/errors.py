@@ -7,6 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.http.responses import JSONResponse
+from serving.images.pixels import UnreadableJSON, WrongPixels
+from serving.images.pool import DecodingLate
 from serving.scheduling.batcher import DeadlinePassed, QueueFull, Stopping
 from serving.scheduling.memory import MemoryExhausted
 from xtrain.images import ImageTooLarge, UnreadableImage, UnsupportedImage
@@ -30,10 +32,13 @@ STATUS: dict[type[Exception], int] = {
     UnreadableImage: 400,
     UnsupportedImage: 415,
     ImageTooLarge: 413,
+    UnreadableJSON: 400,
+    WrongPixels: 422,
     QueueFull: 429,
     MemoryExhausted: 429,
     Stopping: 503,
     DeadlinePassed: 504,
+    DecodingLate: 504,
 }
 
 
@@ -59,10 +64,15 @@ def error_object(status: int, message: str) -> dict[str, str]:
 
 
 def error_response(request: Request, error: Exception) -> Response:
-    """Return `{"error": {"code", "message", "request_id"}}` with the status and the headers that go with it."""
+    """Return the error as JSON, with the status and the headers that go with it.
+
+    `{"error": {"code", "message", "request_id"}}`, and below `/v2` `{"error": "message"}`.
+    """
     status, message = describe(error)
     request_id = request.scope["context"].id
     content: Mapping[str, Any] = {"error": {**error_object(status, message), "request_id": request_id}}
+    if request.scope["path"].startswith("/v2"):  # the Open Inference Protocol's shape; the id is in the header
+        content = {"error": message}
     # The id here too: the response to an unforeseen error is made outside of the middleware that adds it.
     headers = {"X-Request-ID": request_id}
     if status == 401:

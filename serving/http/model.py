@@ -13,6 +13,7 @@ from serving.http.errors import HTTPError
 from serving.http.metrics import Metrics
 from serving.http.responses import JSONResponse
 from serving.http.threads import run_in_thread
+from serving.images.pixels import json_object
 from serving.model.predictor import Predictor
 from serving.model.repository import ModelRepository
 from serving.scheduling.engine import Engine
@@ -35,8 +36,8 @@ async def show_card(request: Request) -> Response:
 async def swap_model(request: Request) -> Response:
     """Load another file of the model repository; requests under way are answered by the model before."""
     repository: ModelRepository | None = request.app.state.repository
-    body = bodies.json_object(await bodies.read(request))
-    context(request).response_complete()  # a swap goes on when its client leaves
+    body = json_object(await bodies.read(request))
+    context(request).run_to_completion()
     if "path" not in body:
         raise HTTPError(400, 'the body is not {"path": "M.onnx"}')
     name = body["path"]

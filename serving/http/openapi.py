@@ -79,8 +79,9 @@ def describe(operations: Sequence[Operation], settings: Settings) -> dict[str, A
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
-    """Return the description of one operation: its 200, and the errors that it can give, in the one shape."""
-    error = {"application/json": {"schema": ref("Error")}}
+    """Return the description of one operation: its 200, and the errors that it can give."""
+    shape = "ProtocolError" if operation.path.startswith("/v2") else "Error"
+    error = {"application/json": {"schema": ref(shape)}}
     described: dict[str, Any] = {
         "summary": operation.summary,
         "responses": {
@@ -143,9 +144,11 @@ def _schemas() -> Schema:
     tensor = {"name": TEXT, "shape": _list(COUNT), "datatype": TEXT, "data": data, "parameters": {"type": "object"}}
     wanted = object_schema({"name": TEXT, "parameters": {"type": "object"}}, ["name"])
     output = object_schema({"name": TEXT, "shape": _list(COUNT), "datatype": TEXT}, ["name", "shape", "datatype"])
+    dims = object_schema({"name": TEXT, "data_type": TEXT, "dims": _list({"type": "integer"})})
     described = object_schema({"name": TEXT, "datatype": TEXT, "shape": _list({"type": "integer"})})
     return {
         "Error": object_schema({"error": {**fault, "properties": {**fault["properties"], "request_id": TEXT}}}),
+        "ProtocolError": object_schema({"error": TEXT}),
         "Predictions": object_schema(
             {
                 **named,
@@ -164,6 +167,10 @@ def _schemas() -> Schema:
         "Live": object_schema({"live": {"type": "boolean"}}),
         "Ready": object_schema({"ready": {"type": "boolean"}}),
         "ModelReady": object_schema({"name": TEXT, "ready": {"type": "boolean"}}),
+        "Config": object_schema(
+            {"name": TEXT, "platform": TEXT, "max_batch_size": COUNT, "input": _list(dims), "output": _list(dims)}
+        ),
+        "Statistics": object_schema({"model_stats": _list(object_schema({"name": TEXT, "inference_count": COUNT}))}),
         "Metadata": object_schema(
             {
                 "name": TEXT,

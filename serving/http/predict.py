@@ -14,20 +14,18 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.http import bodies, errors
+from serving.http import bodies, decoding, errors
 from serving.http.context import context, engine
 from serving.http.errors import HTTPError
-from serving.http.metrics import Metrics
 from serving.http.responses import JSONResponse, as_floats
 from serving.http.threads import run_in_thread
 from serving.images.overlay import overlay
 from serving.model.card import Card
 from serving.model.submission import submission
 from serving.scheduling.engine import Engine
-from xtrain.images import MAX_PIXELS, MEDIA_TYPES, ImageTooLarge, decode_image, fit
+from xtrain.images import MEDIA_TYPES
 
 NPY, FORM = "application/x-npy", "multipart/form-data"
-SMALL_PIXELS = 64 * 64  # decoded sooner than a thread takes the image over
 OVERLAY_SIDE = 512  # of the pictures that explain; what a screen shows, and a bound on the response
 
 
@@ -66,14 +64,9 @@ async def predict(request: Request) -> Response:
 async def classify(request: Request) -> Response:
     """Answer with classes and probabilities of pixels as JSON: `{"images": (N, H, W, C) nested, "top": n}`."""
     model = engine(request)
-    content = await bodies.read(request)
-
-    def parsed() -> tuple[NDArray[np.uint8], Any]:
-        body = bodies.json_object(content)
-        return bodies.check_images(bodies.numbers(body.get("images")), model.card.shape), body.get("top")
-
-    images, top = await bodies.run_off_loop(len(content), parsed)
-    options = _Options(model.card, None if top is None else str(top))
+    body, pixels = await decoding.parse(request, await bodies.read(request))
+    images, top = bodies.check_images(bodies.required(pixels), model.card.shape), body.get("top")
+    options = _Options(model.card, None if top is None else str(top)[:20])
     return _predictions(model, await _predict_array(request, images, options))
 
 
@@ -103,12 +96,8 @@ async def _predict_encoded(
     request: Request, content: bytes, options: _Options, name: str | None = None
 ) -> dict[str, Any]:
     """Return the prediction of one encoded image."""
-    model, metrics, deadline = engine(request), request.app.state.metrics, context(request).deadline
-    try:
-        image, pixels = _decode(metrics, content, model.card.shape, SMALL_PIXELS, options.explain)
-    except ImageTooLarge:
-        decoding = (content, model.card.shape, MAX_PIXELS, options.explain)
-        image, pixels = await run_in_thread(lambda: _decode(metrics, *decoding))
+    model, deadline = engine(request), context(request).deadline
+    pixels, image = await decoding.decode(request, content, OVERLAY_SIDE if options.explain else 0)
     named = {"name": name} if name is not None else {}
     if image is None:
         (prediction,) = _ranked(model.card, await model.predict(pixels[None], deadline), options)
@@ -151,19 +140,6 @@ async def _predict_array(request: Request, images: NDArray[np.uint8], options: _
     overlays = [await run_in_thread(partial(_overlay_png, *pair)) for pair in zip(pictures, heatmaps, strict=True)]
     ranked = _ranked(model.card, probabilities, options)
     return [{**prediction, "heatmap": png} for prediction, png in zip(ranked, overlays, strict=True)]
-
-
-def _decode(
-    metrics: Metrics, content: bytes, shape: tuple[int, int, int], max_pixels: int, keep: bool
-) -> tuple[Image.Image | None, NDArray[np.uint8]]:
-    """Return the pixels for the model, and a thumbnail to draw on where it is to be kept."""
-    began = time.perf_counter()
-    image = decode_image(content, max_pixels)
-    pixels = fit(image, shape)
-    if keep:
-        image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-    metrics.decoded.observe(time.perf_counter() - began)
-    return image if keep else None, pixels
 
 
 def _overlay_png(image: Image.Image, heatmap: NDArray[np.float32]) -> str:

@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, compile_path
 
-from serving.http import model, oip, openapi, predict
+from serving.http import infer, model, oip, openapi, predict
 from serving.http.access import Access, Authorization
-from serving.http.bodies import MAX_JSON
 from serving.http.context import context
 from serving.http.errors import HTTPError
 from serving.http.operations import BINARY, Endpoint, MediaType, Operation, Schema
+from serving.images.pixels import MAX_JSON
 from xtrain.images import MEDIA_TYPES
 
 MAX_SWAP_BYTES = 4096
@@ -135,9 +135,22 @@ def _v2_model(base: str, names: tuple[str, ...]) -> tuple[Operation, ...]:
             f"{base}/ready", "GET", oip.model_ready, "Whether it is ready.", _json("ModelReady"), {}, (404, 503), path
         ),
         Operation(
+            f"{base}/config",
+            "GET",
+            oip.config,
+            "Its configuration as Triton's clients read it.",
+            _json("Config"),
+            {},
+            (404, 503),
+            path,
+        ),
+        Operation(
+            f"{base}/stats", "GET", oip.statistics, "Its runs so far.", _json("Statistics"), {}, (404, 503), path
+        ),
+        Operation(
             f"{base}/infer",
             "POST",
-            oip.infer,
+            infer.infer,
             "Run it on a tensor of images.",
             _INFERRED,
             _INFER,
@@ -206,8 +219,9 @@ def _endpoint(operation: Operation) -> Callable[[Request], object]:
         if not request.scope["path"].isprintable():  # Starlette's pattern of a path matches before a newline too
             return await _unknown(request)
         request.scope["operation"] = operation
-        context(request).operation = answer.__name__
+        current = context(request)
+        current.operation = answer.__name__
         _check_access(request, operation.access)
-        return await answer(request)
+        return await current.answered_in_time(answer(request))
 
     return endpoint

@@ -22,6 +22,8 @@ Images = NDArray[np.uint8]
 # Takes images (N, H, W, C), returns arrays whose first axis is the images'.
 Run = Callable[[Images], Sequence[NDArray[Any]]]
 
+LATE = "no answer within the server's timeout; try again, or send less at a time"
+
 
 class QueueFull(Exception):
     """No room for the request; `retry_after` seconds from now there may be."""
@@ -269,7 +271,7 @@ def _concatenated(batch: list[_Item]) -> Images | None:
 
 
 def _expire(item: _Item) -> None:
-    _fail(item, DeadlinePassed("no answer within the server's timeout; try again, or send less at a time"))
+    _fail(item, DeadlinePassed(LATE))
 
 
 def _fail(item: _Item, error: Exception) -> None:

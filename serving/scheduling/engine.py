@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,51 @@ Probabilities = NDArray[np.float32]
 OnBatch = Callable[[int, list[float], float], None]
 
 
+@dataclass
+class Statistics:
+    """What an engine has run since it was made.
+
+    Attributes:
+        runs: number of runs of the model.
+        images: of all runs.
+        requests: whose images were in them.
+        failures: requests whose run failed.
+        queued_seconds: that all requests waited together.
+        run_seconds: of all runs.
+        last_run: when the last one ended, in seconds since 1970.
+        by_size: runs and their seconds by number of images.
+    """
+
+    runs: int = 0
+    images: int = 0
+    requests: int = 0
+    failures: int = 0
+    queued_seconds: float = 0.0
+    run_seconds: float = 0.0
+    last_run: float = 0.0
+    by_size: dict[int, tuple[int, float]] = field(default_factory=dict)
+
+    def count(self, images: int, queued: list[float], seconds: float) -> None:
+        """Count one run, as `OnBatch`."""
+        self.runs, self.images, self.requests = self.runs + 1, self.images + images, self.requests + len(queued)
+        self.queued_seconds, self.run_seconds = self.queued_seconds + sum(queued), self.run_seconds + seconds
+        self.last_run = time.time()
+        runs, total = self.by_size.get(images, (0, 0.0))
+        self.by_size[images] = runs + 1, total + seconds
+
+
 class Engine:
     """Runs requests on one loaded model, batched; counts those that use it, so that it can be closed after the last."""
 
     def __init__(self, predictor: Predictor, settings: Settings, on_batch: OnBatch) -> None:
         """Make an idle engine; `on_batch` is told of every run, as by `Batcher`."""
         self.predictor, self.max_batch = predictor, settings.max_batch
+        self.statistics = Statistics()
+
+        def counted(images: int, queued: list[float], seconds: float) -> None:
+            self.statistics.count(images, queued, seconds)
+            on_batch(images, queued, seconds)
+
         self._users, self._unused = 0, asyncio.Event()
 
         def batcher(run: Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]) -> Batcher:
@@ -30,7 +70,7 @@ class Engine:
                 max_batch=settings.max_batch,
                 max_delay_ms=settings.max_delay_ms,
                 max_queue=settings.max_queue,
-                on_batch=on_batch,
+                on_batch=counted,
             )
 
         self._predicting = batcher(lambda images: [predictor.predict(images)])
@@ -74,7 +114,11 @@ class Engine:
         parts = []
         for start in range(0, len(images), self.max_batch):
             part = images[start : start + self.max_batch]
-            parts.append(await batcher.submit(part, max(0.0, deadline - time.monotonic())))
+            try:
+                parts.append(await batcher.submit(part, max(0.0, deadline - time.monotonic())))
+            except Exception:
+                self.statistics.failures += 1
+                raise
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def acquire(self) -> None:

@@ -1,6 +1,8 @@
-"""The memory budget: what the bodies of all requests under way may take together."""
+"""The memory budget: what bodies, and what decoding them, may take in all requests under way together."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 FREE_BYTES = 64 * 1024  # of each request, so that single images are answered whatever larger bodies take
 
@@ -10,7 +12,7 @@ class MemoryExhausted(Exception):
 
     def __init__(self, budget: int, retry_after: int = 1) -> None:
         super().__init__(
-            f"the requests under way have the {budget} bytes that bodies may take; try again in {retry_after} s"
+            f"the requests under way have the {budget} bytes that they may take; try again in {retry_after} s"
         )
         self.retry_after = retry_after
 
@@ -49,6 +51,28 @@ class Reservation:
             if not self._released:
                 self._length += length
                 self._budget.reserved, self._counted = others + counted, counted
+
+    def reduce(self, length: int) -> None:
+        """Return so many bytes to the budget."""
+        with self._budget.lock:
+            if not self._released:
+                self._length -= length
+                counted = max(0, self._length - FREE_BYTES)
+                self._budget.reserved += counted - self._counted
+                self._counted = counted
+
+    @contextmanager
+    def holding(self, length: int) -> Iterator[None]:
+        """Reserve so many bytes for the time of the context.
+
+        Raises:
+            MemoryExhausted: other requests have them.
+        """
+        self.reserve(length)
+        try:
+            yield
+        finally:
+            self.reduce(length)
 
     def release(self) -> None:
         """Return everything to the budget; later reservations count nothing."""

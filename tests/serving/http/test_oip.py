@@ -46,7 +46,12 @@ def images(sample: Path) -> np.ndarray:
 def test_health_and_metadata(server: Any) -> None:
     assert server.is_server_live() and server.is_server_ready() and server.is_model_ready("tissue")
     assert server.is_model_ready("tissue", "7") and not server.is_model_ready("other")
-    assert server.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert server.get_server_metadata()["extensions"] == [
+        "binary_tensor_data",
+        "classification",
+        "model_configuration",
+        "statistics",
+    ]
     facts = server.get_model_metadata("tissue")
     assert facts["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28, 3]}]
     assert [item["name"] for item in facts["outputs"]] == ["probabilities", "heatmap"] and facts["versions"] == ["7"]
