@@ -31,6 +31,7 @@ from serving.model.training_rows import TrainingRows
 from xtrain.errors import ModelFileError
 
 FORMAT = 3
+MAX_CARD = 8 * 1024 * 1024  # characters; reference images and digests of 100,000 training rows are a tenth
 KEY = "card"
 INPUT, OUTPUT, HEATMAP = "images", "probabilities", "heatmap"
 VIEWS = {None: 1, "dihedral": 8}
@@ -127,9 +128,11 @@ class Card:
         """
         if len(text) > MAX_BYTES:
             raise ModelFileError(f"{where}: the card is longer than {MAX_BYTES} characters; export the model again")
+        if len(text) > MAX_CARD:
+            raise ModelFileError(f"{where}: the card is longer than {MAX_CARD} characters; export the model again")
         try:
             values = pydantic_core.from_json(text)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ModelFileError(f"{where}: the card is not JSON ({error}); export the model again") from error
         version = values.get("format") if isinstance(values, dict) else None
         if version not in (FORMAT - 1, FORMAT) or isinstance(version, bool):
@@ -149,7 +152,7 @@ class Card:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "card"
             raise ModelFileError(f"{where}: the card's {place}: {first['msg']}; export the model again") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ModelFileError(f"{where}: the card is damaged ({error}); export the model again") from error
         return card
 

@@ -68,15 +68,62 @@ def test_infer(server: Any, explaining: Path, images: np.ndarray, binary_in: boo
     np.testing.assert_allclose(answer.as_numpy("probabilities"), probabilities, atol=1e-6)
     np.testing.assert_allclose(answer.as_numpy("heatmap")[:, 0], heatmaps, atol=1e-4)
     assert answer.get_response()["id"] == "r1" and answer.get_response()["model_version"] == "7"
-    plain = server.infer("tissue", [tensor], model_version="7")
-    assert plain.as_numpy("probabilities").shape == (70, 9)
+    plain = server.infer("tissue", [tensor], model_version="7")  # without a word, all outputs
+    assert plain.as_numpy("probabilities").shape == (70, 9) and plain.as_numpy("heatmap").shape == (70, 1, 28, 28)
 
 
 def test_the_clients_errors_are_readable(server: Any, images: np.ndarray) -> None:
     tensor = triton.InferInput("images", [1, 28, 28, 3], "UINT8")
     tensor.set_data_from_numpy(images[:1])
-    with pytest.raises(triton.InferenceServerException):
+    with pytest.raises(triton.InferenceServerException) as refused:
         server.infer("other", [tensor])
+    assert str(refused.value) == "[404] this server has the model tissue, version 7, no other"
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_a_packed_request(server: Any, explaining: Path, images: np.ndarray, algorithm: str) -> None:
+    tensor = triton.InferInput("images", list(images.shape), "UINT8")
+    tensor.set_data_from_numpy(images)
+    packing = {"request_compression_algorithm": algorithm, "response_compression_algorithm": algorithm}
+    answer = server.infer("tissue", [tensor], **packing)
+    np.testing.assert_allclose(answer.as_numpy("probabilities"), Predictor(explaining).predict(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_classification(server: Any, explaining: Path, images: np.ndarray, binary: bool) -> None:
+    """Triton's extension: the best classes as probability:index:name."""
+    tensor = triton.InferInput("images", list(images.shape), "UINT8")
+    tensor.set_data_from_numpy(images)
+    wanted = triton.InferRequestedOutput("probabilities", binary_data=binary, class_count=3)
+    answer = server.infer("tissue", [tensor], outputs=[wanted]).as_numpy("probabilities")
+    predictor = Predictor(explaining)
+    probabilities = predictor.predict(images)
+    assert answer.shape == (70, 3)
+    for row, texts in enumerate(answer):
+        words = [(text.decode() if isinstance(text, bytes) else text).split(":", 2) for text in texts]
+        best = np.argsort(-probabilities[row], kind="stable")[:3]
+        assert [int(index) for _, index, _ in words] == best.tolist()
+        assert [name for _, _, name in words] == [predictor.card.classes[index] for index in best]
+        np.testing.assert_allclose([float(one) for one, _, _ in words], probabilities[row, best], atol=1e-5)
+
+
+def test_configuration_and_statistics(server: Any, images: np.ndarray) -> None:
+    config = server.get_model_config("tissue")
+    assert config["max_batch_size"] == 64 and config["input"][0] == {
+        "name": "images",
+        "data_type": "TYPE_UINT8",
+        "dims": [28, 28, 3],
+    }
+    before = server.get_inference_statistics("tissue", "7")["model_stats"][0]
+    tensor = triton.InferInput("images", list(images.shape), "UINT8")
+    tensor.set_data_from_numpy(images)
+    server.infer("tissue", [tensor])
+    after = server.get_inference_statistics("tissue")["model_stats"][0]
+    assert after["inference_count"] - before["inference_count"] == 70
+    assert after["execution_count"] - before["execution_count"] == 2, "64 and 6"
+    assert after["inference_stats"]["compute_infer"]["ns"] > before["inference_stats"]["compute_infer"]["ns"]
+    assert after["last_inference"] > 1.7e12
+    assert sum(size["compute_infer"]["count"] for size in after["batch_stats"]) == after["execution_count"]
 
 
 RIGHT: dict[str, Any] = {"name": "images", "shape": [1, 28, 28, 3], "datatype": "UINT8", "data": [0] * 2352}
@@ -93,6 +140,9 @@ RIGHT: dict[str, Any] = {"name": "images", "shape": [1, 28, 28, 3], "datatype": 
         ({"shape": "all"}, 422, "wrong_input"),
         ({"shape": [2**30] * 9}, 422, "wrong_input"),
         ({"shape": [1] * 70, "data": [1]}, 422, "wrong_input"),
+        ({"shape": [2**31 - 1] * 2000}, 422, "wrong_input"),
+        ({"shape": [2**31 - 1] * 7}, 422, "wrong_input"),
+        ({"shape": [0] * 4, "data": []}, 422, "wrong_input"),
         ({"shape": [2352], "data": ["a" * 10_000] + [""] * 2351}, 422, "wrong_input"),
         ({"shape": [0, 28, 28, 3], "data": []}, 422, "wrong_input"),
         ({"data": [256] * 2352}, 422, "wrong_input"),
@@ -126,6 +176,10 @@ def test_bad_requests(client: httpx.Client) -> None:
         {**right, "outputs": [{"name": "other"}]},
         {**right, "outputs": ["probabilities"]},
         {**right, "outputs": [{"name": "probabilities"}, {"name": "probabilities"}]},
+        {**right, "outputs": [{"name": "probabilities", "parameters": {"classification": -1}}]},
+        {**right, "outputs": [{"name": "probabilities", "parameters": {"classification": "3"}}]},
+        {**right, "outputs": [{"name": "probabilities", "parameters": [3]}]},
+        {**right, "outputs": [{"name": "heatmap", "parameters": {"classification": 3}}]},
     ):
         error(post(json.dumps(wrong).encode()), 422, "wrong_input")
     for length in ("x", "-1", "99999999", "9" * 50):
