@@ -40,12 +40,12 @@ def png_of_empty_chunks(length: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + empty * (length // len(empty))
 
 
-def png_of_compressed_text() -> bytes:
-    """Return a PNG with 63 compressed texts of 1 MB each."""
+def png_of_compressed_text(texts: int) -> bytes:
+    """Return a PNG with that many compressed texts of 1 MB each."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 28, 28, 8, 2, 0, 0, 0))
     text = png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(MIB - 1), 9))
     pixels = png_chunk(b"IDAT", zlib.compress(bytes(28 * (28 * 3 + 1))))
-    return b"\x89PNG\r\n\x1a\n" + header + text * 63 + pixels + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + text * texts + pixels + png_chunk(b"IEND", b"")
 
 
 def jpeg(side: int, **options: object) -> bytes:
@@ -73,6 +73,13 @@ def jpeg_of_many_scans(length: int, side: int = 28) -> bytes:
     last = whole.rindex(b"\xff\xda")
     scan = whole[last:-2]
     return whole[:last] + scan * (length // len(scan)) + whole[-2:]
+
+
+def jpeg_of_scans(side: int, scans: int) -> bytes:
+    """Return a progressive JPEG of side x side pixels with that many scans, each over all of them."""
+    whole = jpeg(side, progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * (scans - whole.count(b"\xff\xda") + 1) + whole[-2:]
 
 
 def tiff_of_one_tile(tile: int, side: int = 28) -> bytes:

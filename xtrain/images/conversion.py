@@ -28,10 +28,13 @@ def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     Other sizes are resized with Pillow's BILINEAR, which from a 224x224 tile gives the very bytes of PathMNIST.
     """
     height, width, channels = shape
-    image = _in_mode(image, "L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if mode == "L":
+        image = _in_mode(image, mode)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.uint8).reshape(shape)
+    # Grey as RGB once it is small: the same pixels, since every channel is resized by itself.
+    return np.asarray(_in_mode(image, mode), dtype=np.uint8).reshape(shape)
 
 
 def eight_bit(image: Image.Image) -> Image.Image:

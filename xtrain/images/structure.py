@@ -22,6 +22,8 @@ PNG, JPEG, RIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF"
 TIFF = {b"II": "little", b"MM": "big"}
 # Far above what encoders write: a PNG of 16 MB in libpng's chunks of 8 KiB has 2,000, a progressive JPEG 10 scans.
 MAX_PIECES, MAX_SCANS, MAX_TAGS = 10_000, 64, 4096
+MAX_TEXTS = 16  # Pillow unpacks up to 1 MB of each
+PACKED_TEXTS = (b"zTXt", b"iTXt")
 # Of a simple image; decoded sooner than another process takes it over.
 SIMPLE_BYTES, SIMPLE_SIDE, SIMPLE_PIECES = 16 * 1024, 64, 64
 SIMPLE_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"pHYs", b"tEXt"}
@@ -39,6 +41,7 @@ def check_structure(content: bytes) -> None:
     """
     if content.startswith(PNG):
         _refuse_above(MAX_PIECES, _chunks(content), "chunks")
+        _refuse_above(MAX_TEXTS, (kind for kind, _ in _chunks(content) if kind in PACKED_TEXTS), "compressed texts")
     elif content.startswith(JPEG):
         _refuse_above(MAX_PIECES, _segments(content), "segments")
         if content.count(b"\xff\xda") > MAX_SCANS:
