@@ -13,28 +13,35 @@ from xtrain.signals import ending_at_once
 
 
 @click.command(name="xserve", context_settings=console.SETTINGS)
-@click.argument("model", type=FilePath(), metavar="M.onnx")
+@click.argument("model", type=FilePath(), metavar="MODEL")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
 @click_options(Settings, environment=True, without=("model",))
 @console.shared_options
 def serve(model: Path, host: str, port: int, **options: Any) -> None:
-    """Serve the exported model over HTTP with BentoML until SIGTERM or Ctrl-C.
+    """Serve an exported file, or a folder of them, over HTTP with BentoML until SIGTERM or Ctrl-C.
+
+    MODEL is an .onnx that xexport wrote. In a folder, models lie at NAME/VERSION/model.onnx or beside each other.
 
     Each option from --device on is also an environment variable, such as XTRAIN_MAX_BATCH for --max-batch.
     """
     with ending_at_once():
         from serving.http.access import Authorization
         from serving.launch import check_address, launch
-        from serving.model.predictor import Predictor
+        from serving.model.devices import choose, has_driver
+        from serving.model.repository import ModelRepository
+        from serving.scheduling.models import Models
 
     paths = {name: options[name].resolve() for name in ("tokens", "admin_tokens") if options[name]}
     settings = Settings(**{**options, **paths, "model": model.resolve()})
     check(settings)
     Authorization.read(settings)
     # Every fault of the file shows here, in one line, before a server starts.
-    predictor = Predictor(model, settings.device, settings.threads)
-    predictor.check_references()
+    repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
+    Models(settings, repository, lambda *_: None).start(settings.model, lambda note: None)
+    if has_driver():  # where a GPU could be expected, what was chosen and why is never a surprise
+        choice = choose(settings.placement)
+        click.echo(f"note: --device {settings.device} computes with {choice.label}: {choice.reason}", err=True)
     check_address(host, port)
     launch(settings, host, port)
 

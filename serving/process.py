@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import logging
+import sys
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -38,3 +39,8 @@ def freeze_garbage_collector() -> None:
 def silence_access_log() -> None:
     """Keep uvicorn from formatting a log line a request that nobody writes; the app writes its own."""
     logging.getLogger("uvicorn.access").propagate = False
+
+
+def say(message: str) -> None:
+    """Tell the operator something, on the server's stderr."""
+    print(message, file=sys.stderr, flush=True)

@@ -6,7 +6,6 @@ environment (`XTRAIN_MODEL`, `XTRAIN_DEVICE`, `XTRAIN_MAX_BATCH`, …); `xserve`
 
 import asyncio
 import os
-import sys
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -20,12 +19,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving import process
 from serving.http import bodies, connection
 from serving.http.access import Authorization
-from serving.http.app import create_app, load_model
+from serving.http.app import create_app
 from serving.http.openapi import PAGE
 from serving.http.predict import classify_array
 from serving.launch import ADDRESS
-from serving.model.predictor import Predictor
 from serving.model.repository import ModelRepository
+from serving.scheduling.models import Models
 from serving.settings import Settings
 from xtrain.options import from_environment
 
@@ -57,8 +56,9 @@ def create_service(settings: Settings) -> Any:
     """
     process.limit_heap()
     connection.install(settings.timeout)
-    repository = ModelRepository(settings.model.parent, settings.device, settings.threads)
+    repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
     app = create_app(settings, Authorization.read(settings), repository)
+    models: Models = app.state.models
 
     @bentoml.service(
         name="xtrain",
@@ -75,16 +75,16 @@ def create_service(settings: Settings) -> Any:
         """Loads the model once a worker; the routes are the app's."""
 
         def __init__(self) -> None:
-            predictor = Predictor(settings.model, settings.device, settings.threads)
-            predictor.warm_up()
-            load_model(app, predictor)
+            models.start(settings.model, process.say)
+            app.state.metrics.on_models(models)
             with suppress(RuntimeError):  # without an event loop, the first large image starts a decoder
                 asyncio.get_running_loop().create_task(app.state.decoders.start())
             process.freeze_garbage_collector()
             process.silence_access_log()
             if ADDRESS in os.environ:  # started by xserve, and the socket is open by now
-                name = predictor.card.name
-                print(f"{name} on {os.environ[ADDRESS]} (Ctrl-C stops it)", file=sys.stderr, flush=True)
+                names = ", ".join(dict.fromkeys(engine.name for engine in models))
+                device = next(iter(models)).predictor.label
+                process.say(f"{names} on {os.environ[ADDRESS]} ({device}; Ctrl-C stops it)")
 
         @bentoml.api(route="/v1/classify")  # type: ignore[untyped-decorator]
         async def classify(self, images: np.ndarray, top: int | None = None) -> dict[str, Any]:
@@ -93,17 +93,17 @@ def create_service(settings: Settings) -> Any:
             Declared for `bentoml.SyncHTTPClient`. Over HTTP the app's own route of this path answers, with its limits
             and its errors.
             """
-            checked = bodies.check_images(images, app.state.engine.card.shape)
-            return await classify_array(app.state.engine, checked, top, settings.timeout)
+            engine = models.find()
+            checked = bodies.check_images(images, engine.card.shape)
+            return await classify_array(engine, checked, top, settings.timeout)
 
         def __is_ready__(self) -> bool:
-            return app.state.engine is not None
+            return bool(models)
 
         @bentoml.on_shutdown  # type: ignore[untyped-decorator]
         async def close(self) -> None:
             """Answer what is in flight, refuse what comes after."""
-            if app.state.engine is not None:
-                await app.state.engine.close()
+            await models.close()
             await app.state.decoders.close()
 
     Classifier.add_asgi_middleware(RoutesMiddleware, app=app)  # type: ignore[attr-defined]

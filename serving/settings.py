@@ -3,20 +3,27 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.model.devices import DEVICES
+from serving.model.devices import DEVICES, Placement
 from xtrain.options import option
 
 DEFAULT_MODEL = Path("/models/model.onnx")  # where a container finds it mounted
-MIB, TIB = 2**20, 2**40
+MIB, GIB, TIB = 2**20, 2**30, 2**40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What one server serves, and what it accepts."""
 
-    model: Path = option(DEFAULT_MODEL, metavar="M.onnx", help="The exported file.")
+    model: Path = option(DEFAULT_MODEL, metavar="MODEL", help="The exported file, or a folder of models.")
+    default_model: str = option(
+        "", metavar="NAME", help="Of a folder: the model that answers where none is named.", default_text="the first"
+    )
+    model_memory: int = option(
+        4 * GIB, low=1, high=TIB, help="Bytes that the files of all loaded models may have together."
+    )
     device: str = option("auto", choices=DEVICES, help="Where to compute; auto: CUDA where it works.")
     threads: int = option(0, low=0, high=1024, help="Threads of one run on the CPU, at most one a core; 0: one a core.")
+    gpu_memory: int = option(0, low=0, high=TIB, help="Bytes that onnxruntime may take of a GPU's memory; 0: no limit.")
     max_batch: int = option(64, low=1, high=65_536, help="Largest number of images in one run.")
     max_delay_ms: float = option(
         0.0, low=0, high=60_000, help="Milliseconds that an idle server waits for more images before it runs."
@@ -56,3 +63,13 @@ class Settings:
         default_text="nobody may",
         help="File of the tokens that may POST /v1/model to load another file of the model's folder.",
     )
+
+    @property
+    def placement(self) -> Placement:
+        """Where and how models run."""
+        return Placement(self.device, self.threads, self.gpu_memory)
+
+    @property
+    def repository(self) -> Path:
+        """The folder whose models may be loaded: the model's own, or the model if it is a folder."""
+        return self.model if self.model.is_dir() else self.model.parent

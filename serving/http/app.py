@@ -3,8 +3,6 @@
 A client's mistake is never a 500, and every error has one shape (`errors`).
 """
 
-import asyncio
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,6 +20,7 @@ from serving.images.pool import DecoderPool
 from serving.model.devices import usable_cores
 from serving.model.repository import ModelRepository
 from serving.scheduling.memory import MemoryBudget
+from serving.scheduling.models import Models
 from serving.settings import Settings
 
 __all__ = ["create_app", "load_model"]
@@ -58,8 +57,7 @@ def create_app(
     )
     app.state.settings, app.state.metrics, app.state.budget = settings, metrics, budget
     app.state.decoders = DecoderPool(settings.decoders or usable_cores())
-    app.state.engine, app.state.repository = None, repository
-    app.state.swapping, app.state.retiring = asyncio.Lock(), set()
+    app.state.models, app.state.retiring = Models(settings, repository, metrics.on_batch), set()
     app.state.authorization = authorization or Authorization()
     return app
 

@@ -69,8 +69,8 @@ def accepted(request: Request) -> tuple[str, MediaType]:
     raise HTTPError(415, f"content type {kind or '(none)'} is not taken; send one of {', '.join(operation.body)}")
 
 
-async def read(request: Request) -> bytes:
-    """Return the body, refused as soon as it is longer than allowed, whatever Content-Length said, or takes too long.
+async def read(request: Request, may_be_empty: bool = False) -> bytes:
+    """Return the body, refused as soon as it is longer than allowed, whatever Content-Length said.
 
     Raises:
         HTTPError: 415 another media type or encoding, 413 too long, 400 empty or cut off.
@@ -94,11 +94,11 @@ async def read(request: Request) -> bytes:
             parts.append(chunk)
     except ClientDisconnect as error:
         raise HTTPError(400, "the body ended before it was whole; send it again") from error
-    if not length:
+    if not length and not may_be_empty:
         raise HTTPError(400, "the body is empty; send the bytes of one image, or many as multipart or npy")
     current.body_received(request.scope)
     content = b"".join(parts)
-    if encoding == "identity":
+    if encoding == "identity" or not content:
         return content
     return await run_in_thread(lambda: unpack(content, limit, current.memory.reserve))
 

@@ -18,6 +18,7 @@ from serving.http.metrics import Metrics
 from serving.scheduling.batcher import LATE, DeadlinePassed
 from serving.scheduling.engine import Engine
 from serving.scheduling.memory import MemoryBudget, Reservation
+from serving.scheduling.models import Models
 
 MIN_RATE = 128 * 1024  # bytes a second of a body, below which its request is late: 64 MiB arrive over 10 Mbit/s
 CLIENT_CLOSED = 499  # nginx's status of a request whose client left before the response; only ever logged
@@ -79,17 +80,11 @@ class RequestContext:
         if self._alarm is not None:
             self._alarm.reschedule(None)
 
-    def use(self, engine: Engine | None) -> Engine:
-        """Return the engine of this request: the first one it used, whatever model is loaded meanwhile.
-
-        Raises:
-            HTTPError: 503, no model is loaded yet.
-        """
+    def use(self, find: Callable[[], Engine]) -> Engine:
+        """Return the engine of this request: the first one it used, whatever model is loaded meanwhile."""
         if self._engine is None:
-            if engine is None:
-                raise HTTPError(503, "the model is still loading; try again when /readyz answers 200")
-            engine.acquire()
-            self._engine = engine
+            self._engine = find()
+            self._engine.acquire()
         return self._engine
 
     def body_received(self, scope: Scope) -> None:
@@ -132,13 +127,27 @@ def context(request: Request) -> RequestContext:
     return current
 
 
+def models(request: Request) -> Models:
+    """Return the models of the app."""
+    loaded: Models = request.app.state.models
+    return loaded
+
+
 def engine(request: Request) -> Engine:
     """Return the engine that answers a request from its beginning to its end.
 
+    It is the one that the path names, or `?model=` and `?version=`, or the default one.
+
     Raises:
-        HTTPError: 503, no model is loaded yet.
+        NoModel: none is loaded yet.
+        ModelNotFound: the one that is named is not.
     """
-    return context(request).use(request.app.state.engine)
+
+    def find() -> Engine:
+        named = request.path_params or request.query_params
+        return models(request).find(named.get("name" if request.path_params else "model"), named.get("version"))
+
+    return context(request).use(find)
 
 
 class RequestMiddleware:

@@ -16,13 +16,14 @@ from serving.http.context import RequestContext, context, engine
 from serving.http.errors import HTTPError
 from serving.images.messages import Task
 from serving.images.pixels import MAX_JSON, parse_pixels
-from serving.images.pool import SMALL_MEMORY, DecoderPool, NeedsMemory
+from serving.images.pool import PIXELS_MEMORY, SMALL_MEMORY, DecoderPool, NeedsMemory
 from xtrain.images import MAX_PIXELS, ImageTooLarge, decode_image, fit, is_simple
 
 MIB = 1024 * 1024
 MAX_DECODING = 320 * MIB  # that one image may take: 25 megapixels of RGBA and their RGB over white take 200
 MAX_REQUEST_PIXELS = 4 * MAX_PIXELS  # of all images of one form together
 SMALL_JSON = 64 * 1024  # bytes that are parsed sooner than a process takes them over
+MAX_LISTS = PIXELS_MEMORY // 64  # Python keeps an empty list in 64 bytes
 JSON_EXPANSION = 10  # bytes of Python objects and arrays that a byte of pixels as JSON takes while it is parsed
 
 
@@ -65,7 +66,7 @@ async def parse(request: Request, content: bytes) -> tuple[dict[str, Any], NDArr
 
     Raises:
         UnreadableJSON, WrongPixels: as that.
-        HTTPError: 413, longer than `MAX_JSON`.
+        HTTPError: 413, longer than `MAX_JSON`, or of more than `MAX_LISTS` lists.
         ImageTooLarge: more lists or numbers than memory is given for.
         MemoryExhausted, DecodingLate: as `decode`.
     """
@@ -74,6 +75,8 @@ async def parse(request: Request, content: bytes) -> tuple[dict[str, Any], NDArr
         raise HTTPError(413, f"the JSON is longer than {MAX_JSON} bytes; send the images as binary data")
     if len(content) <= SMALL_JSON:
         return parse_pixels(content)
+    if content.count(b"[") > MAX_LISTS:
+        raise HTTPError(413, f"the JSON holds more than {MAX_LISTS} lists; send the images as binary data")
     pool: DecoderPool = request.app.state.decoders
     with current.memory.holding(JSON_EXPANSION * len(content)):
         return await pool.parse_pixels(content, current.deadline)

@@ -11,6 +11,7 @@ from serving.images.pixels import UnreadableJSON, WrongPixels
 from serving.images.pool import DecodingLate
 from serving.scheduling.batcher import DeadlinePassed, QueueFull, Stopping
 from serving.scheduling.memory import MemoryExhausted
+from serving.scheduling.models import ModelNotFound, NoModel
 from xtrain.images import ImageTooLarge, UnreadableImage, UnsupportedImage
 
 CODES = {
@@ -36,6 +37,8 @@ STATUS: dict[type[Exception], int] = {
     WrongPixels: 422,
     QueueFull: 429,
     MemoryExhausted: 429,
+    ModelNotFound: 404,
+    NoModel: 503,
     Stopping: 503,
     DeadlinePassed: 504,
     DecodingLate: 504,

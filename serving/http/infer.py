@@ -14,9 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.http import bodies, decoding
-from serving.http.context import context
+from serving.http.context import context, engine
 from serving.http.errors import HTTPError
-from serving.http.oip import named_engine
 from serving.http.responses import JSONResponse, render
 from serving.model.card import HEATMAP, INPUT, OUTPUT
 from serving.scheduling.engine import Engine
@@ -60,7 +59,7 @@ class Tensor:
 
 async def infer(request: Request) -> Response:
     """Run the model on one tensor of images, as JSON or binary, and answer in the form asked for."""
-    model = named_engine(request)
+    model = engine(request)
     content = await bodies.read(request)
     length = _json_length(request, content)
     head, pixels = await decoding.parse(request, content[:length])
@@ -73,7 +72,7 @@ async def infer(request: Request) -> Response:
         results[HEATMAP] = heatmaps[:, None]
     else:
         results[OUTPUT] = await model.predict(images, deadline)
-    answer: dict[str, Any] = {"model_name": model.card.name, "model_version": model.card.version}
+    answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
     if isinstance(head.get("id"), str):
         answer["id"] = head["id"]
     tensors = [(output, _tensor(results[output.name], output, model.card.classes)) for output in requested]

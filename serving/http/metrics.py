@@ -1,8 +1,11 @@
 """Prometheus metrics with bounded labels: routes by the name of their operation, never by a client's path."""
 
 import os
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from serving.scheduling.engine import Engine
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -49,10 +52,8 @@ class Metrics:
             registry=self.registry,
         )
         self.model = Gauge(
-            "xtrain_model", "1 for the model that answers.", ["name", "version", "digest"], registry=self.registry
+            "xtrain_model", "1 for each model that answers.", ["name", "version", "digest"], registry=self.registry
         )
-
-        self._model: tuple[str, str, str] | None = None
 
     def on_batch(self, images: int, queued: list[float], ran: float) -> None:
         """Count one run."""
@@ -61,12 +62,11 @@ class Metrics:
         for seconds in queued:
             self.queued.observe(seconds)
 
-    def on_model(self, name: str, version: str, digest: str) -> None:
-        """Set the model that answers now."""
-        if self._model:
-            self.model.labels(*self._model).set(0)
-        self._model = (name, version, digest)
-        self.model.labels(*self._model).set(1)
+    def on_models(self, engines: Iterable[Engine]) -> None:
+        """Set the models that answer now."""
+        self.model.clear()
+        for engine in engines:
+            self.model.labels(engine.name, engine.version, engine.predictor.digest).set(1)
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

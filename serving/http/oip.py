@@ -7,14 +7,12 @@ and statistics. Inference itself is in `infer`.
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.http.context import engine
-from serving.http.errors import HTTPError
+from serving.http.context import engine, models
 from serving.http.responses import JSONResponse
 from serving.model.card import HEATMAP, INPUT, OUTPUT
-from serving.scheduling.engine import Engine
 from xtrain import __version__
 
-EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "statistics"]
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 
 
 async def live(request: Request) -> Response:
@@ -23,7 +21,7 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Answer that the server and its model are ready; 503 until then."""
+    """Answer that the server and its default model are ready; 503 until then."""
     engine(request)
     return JSONResponse({"ready": True})
 
@@ -35,19 +33,21 @@ async def server(request: Request) -> Response:
 
 async def model_ready(request: Request) -> Response:
     """Answer that the model of that name is ready."""
-    return JSONResponse({"name": named_engine(request).card.name, "ready": True})
+    model = engine(request)
+    return JSONResponse({"name": model.name, "ready": True})
 
 
 async def metadata(request: Request) -> Response:
-    """Answer with the tensors of the model."""
-    card = named_engine(request).card
+    """Answer with the versions and the tensors of the model."""
+    model = engine(request)
+    card = model.card
     outputs = [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(card.classes)]}]
     if card.explain is not None:
         outputs.append({"name": HEATMAP, "datatype": "FP32", "shape": [-1, 1, *card.shape[:2]]})
     return JSONResponse(
         {
-            "name": card.name,
-            "versions": [card.version],
+            "name": model.name,
+            "versions": models(request).versions(model.name),
             "platform": "onnxruntime_onnx",
             "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *card.shape]}],
             "outputs": outputs,
@@ -57,14 +57,14 @@ async def metadata(request: Request) -> Response:
 
 async def config(request: Request) -> Response:
     """Answer with Triton's description of the model, from which its clients choose the size of a batch."""
-    model = named_engine(request)
+    model = engine(request)
     card = model.card
     outputs = [{"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [len(card.classes)]}]
     if card.explain is not None:
         outputs.append({"name": HEATMAP, "data_type": "TYPE_FP32", "dims": [1, *card.shape[:2]]})
     return JSONResponse(
         {
-            "name": card.name,
+            "name": model.name,
             "platform": "onnxruntime_onnx",
             "backend": "onnxruntime",
             "max_batch_size": model.max_batch,
@@ -77,7 +77,7 @@ async def config(request: Request) -> Response:
 
 async def statistics(request: Request) -> Response:
     """Answer with the counts and nanoseconds of the model's runs, in the form of Triton's statistics extension."""
-    model = named_engine(request)
+    model = engine(request)
     counted = model.statistics
 
     def duration(count: int, seconds: float) -> dict[str, int]:
@@ -85,8 +85,8 @@ async def statistics(request: Request) -> Response:
 
     ran = duration(counted.runs, counted.run_seconds)
     one = {
-        "name": model.card.name,
-        "version": model.card.version,
+        "name": model.name,
+        "version": model.version,
         "last_inference": round(counted.last_run * 1000),
         "inference_count": counted.images,
         "execution_count": counted.runs,
@@ -102,12 +102,3 @@ async def statistics(request: Request) -> Response:
         ],
     }
     return JSONResponse({"model_stats": [one]})
-
-
-def named_engine(request: Request) -> Engine:
-    """Return the engine if the path names its model, and its version where one is named."""
-    model = engine(request)
-    name, version = request.path_params["name"], request.path_params.get("version")
-    if name != model.card.name or version not in (None, model.card.version):
-        raise HTTPError(404, f"this server has the model {model.card.name}, version {model.card.version}, no other")
-    return model

@@ -163,6 +163,8 @@ def _schemas() -> Schema:
         ),
         "Card": object_schema({"sha256": TEXT, "name": TEXT, "version": TEXT, "classes": _list(TEXT)}),
         "Model": object_schema(named),
+        "Models": object_schema({"default": TEXT, "models": _list(object_schema({**named, "name": TEXT}, ["name"]))}),
+        "Index": _list(object_schema({"name": TEXT, "version": TEXT, "state": TEXT, "reason": TEXT})),
         "Server": object_schema({"name": TEXT, "version": TEXT, "extensions": _list(TEXT)}),
         "Live": object_schema({"live": {"type": "boolean"}}),
         "Ready": object_schema({"ready": {"type": "boolean"}}),

@@ -166,12 +166,11 @@ def _predictions(model: Engine, predictions: list[dict[str, Any]]) -> Response:
 
 
 def _answer(model: Engine, predictions: list[dict[str, Any]]) -> dict[str, Any]:
-    card = model.card
-    identity = {"model": card.name, "version": card.version, "sha256": model.predictor.digest}
+    identity = {"model": model.name, "version": model.version, "sha256": model.predictor.digest}
     return {**identity, "predictions": predictions}
 
 
 def _model_headers(model: Engine) -> dict[str, str]:
     """Return which model answered, for a body that has no place for it; header values are Latin-1."""
-    name = model.card.name.encode("ascii", "replace").decode()
+    name = model.name.encode("ascii", "replace").decode()
     return {"X-Model": name if name.isprintable() else "model", "X-Model-SHA256": model.predictor.digest}

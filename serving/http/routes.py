@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, compile_path
 
-from serving.http import infer, model, oip, openapi, predict
+from serving.http import infer, model, oip, openapi, predict, repository
 from serving.http.access import Access, Authorization
 from serving.http.context import context
 from serving.http.errors import HTTPError
@@ -23,6 +23,10 @@ TEXT: Schema = {"type": "string"}
 _FORM = openapi.object_schema({"image": {"type": "array", "items": BINARY}})
 _TOP = openapi.query("top", {"type": "integer", "minimum": 1}, "that many best classes")
 _EXPLAIN = openapi.query("explain", {"type": "boolean"}, "a PNG overlay of the heatmap, where the model has one")
+_MODEL = (
+    openapi.query("model", TEXT, "name of a loaded model, instead of the default one"),
+    openapi.query("version", TEXT, "its version, instead of the latest"),
+)
 _MANY = MediaType(BINARY, "max_batch_bytes")
 _INFER = {
     "application/json": MediaType(openapi.ref("InferRequest"), "max_batch_bytes"),
@@ -52,8 +56,8 @@ _V1 = (
             predict.FORM: MediaType(_FORM, "max_batch_bytes"),
             predict.NPY: _MANY,
         },
-        statuses=(415, 422, *RUNS),
-        parameters=(_TOP, _EXPLAIN),
+        statuses=(404, 415, 422, *RUNS),
+        parameters=(_TOP, _EXPLAIN, *_MODEL),
     ),
     Operation(
         "/v1/classify",
@@ -62,7 +66,8 @@ _V1 = (
         "The same for pixels as JSON; what bentoml.SyncHTTPClient calls.",
         _json("Predictions"),
         body={"application/json": MediaType(openapi.ref("Pixels"), MAX_JSON)},
-        statuses=(415, 422, *RUNS),
+        statuses=(404, 415, 422, *RUNS),
+        parameters=_MODEL,
     ),
     Operation(
         "/v1/score",
@@ -76,19 +81,27 @@ _V1 = (
             "application/zip": _MANY,
             "application/x-npz": _MANY,
         },
-        statuses=(415, 422, *RUNS),
-    ),
-    Operation(
-        "/v1/model", "GET", model.show_card, "The card of the model that answers.", _json("Card"), statuses=(503,)
+        statuses=(404, 415, 422, *RUNS),
+        parameters=_MODEL,
     ),
     Operation(
         "/v1/model",
+        "GET",
+        model.show_card,
+        "The card of the model that answers.",
+        _json("Card"),
+        statuses=(404, 503),
+        parameters=_MODEL,
+    ),
+    Operation("/v1/models", "GET", repository.list_models, "The loaded models.", _json("Models")),
+    Operation(
+        "/v1/model",
         "POST",
-        model.swap_model,
-        "Load another file of the model's folder; needs an admin's token.",
+        repository.swap,
+        "Let another file of the models' folder be the default model; needs an admin's token.",
         _json("Model"),
         body={"application/json": MediaType(openapi.object_schema({"path": TEXT}), MAX_SWAP_BYTES)},
-        statuses=(422,),
+        statuses=(415, 422, 503),
         access="admin",
         any_body=True,
     ),
@@ -161,11 +174,47 @@ def _v2_model(base: str, names: tuple[str, ...]) -> tuple[Operation, ...]:
     )
 
 
+def _v2_repository() -> tuple[Operation, ...]:
+    """Return the operations of the repository extension."""
+    path, nothing = (openapi.path_parameter("name"),), {"application/json": MediaType({"type": "object"})}
+    asked = {"application/json": MediaType({"type": "object"}, MAX_SWAP_BYTES)}
+
+    def change(verb: str, endpoint: Endpoint, summary: str) -> Operation:
+        return Operation(
+            f"/v2/repository/models/{{name}}/{verb}",
+            "POST",
+            endpoint,
+            summary,
+            nothing,
+            asked,
+            (404, 415, 422),
+            path,
+            access="admin",
+            any_body=True,
+        )
+
+    return (
+        Operation(
+            "/v2/repository/index",
+            "POST",
+            repository.index,
+            "Every model of the folder, and whether it is loaded.",
+            _json("Index"),
+            asked,
+            (415,),
+            any_body=True,
+        ),
+        change("load", repository.load, "Load all versions of a model, or load them anew; needs an admin's token."),
+        change("unload", repository.unload, "Take all versions of a model out; needs an admin's token."),
+    )
+
+
 OPERATIONS: tuple[Operation, ...] = (
     *_V1,
     *_ALIASES,
     *_V2,
     *_v2_model("/v2/models/{name}", ("name",)),
+    *_v2_repository(),
     *_v2_model("/v2/models/{name}/versions/{version}", ("name", "version")),
     Operation(
         "/metrics",

@@ -175,7 +175,15 @@ def read_card(path: Path) -> Card:
     Raises:
         ModelFileError: not a self-contained ONNX file with a valid card.
     """
-    contents = onnxfile.read(path)
+    return card_of(onnxfile.read(path), path)
+
+
+def card_of(contents: onnxfile.Contents, path: Path) -> Card:
+    """Return the card of what was read from a file.
+
+    Raises:
+        ModelFileError: as `read_card`.
+    """
     if contents.external:
         raise ModelFileError(
             f"{path}: keeps weights in other files (external data), which are not read; use one self-contained file"

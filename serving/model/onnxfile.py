@@ -24,6 +24,7 @@ TENSOR_EXTERNAL, TENSOR_LOCATION = 13, 14
 
 # A number, or the place of a length-delimited value in the file.
 Value = int | slice
+Bytes = mmap.mmap | bytes
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,28 @@ def read(path: Path) -> Contents:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+def load(path: Path) -> tuple[bytes, Contents, str]:
+    """Return the bytes of the file, what they hold, and their SHA-256, all of one reading.
+
+    A file that is replaced while it is loaded cannot be verified as one and run as another.
+
+    Raises:
+        ModelFileError: missing, unreadable, not an ONNX file, or other bytes than the digest beside it says.
+    """
+    try:
+        if not path.is_file():
+            raise ModelFileError(f"{path}: no such file; name an .onnx that xexport wrote")
+        data = path.read_bytes()
+        contents = _model(data)
+    except (ValueError, IndexError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not an ONNX file ({error}); export the model again") from error
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from error
+    digest = hashlib.sha256(data).hexdigest()
+    _compare(path, digest)
+    return data, contents, digest
+
+
 def sidecar(path: Path) -> Path:
     """Return the path of a model file's digest: `M.onnx.sha256`, in the format of `sha256sum`."""
     return path.with_name(f"{path.name}.sha256")
@@ -70,7 +93,20 @@ def verify(path: Path) -> str:
     """
     try:
         digest = sha256(path)
-        beside = sidecar(path)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from error
+    _compare(path, digest)
+    return digest
+
+
+def _compare(path: Path, digest: str) -> None:
+    """Compare a file's SHA-256 with the one beside it, where there is one.
+
+    Raises:
+        ModelFileError: they differ.
+    """
+    beside = sidecar(path)
+    try:
         words = beside.read_text(encoding="utf-8").split() if beside.is_file() else [digest]
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: its digest cannot be read ({error})") from error
@@ -78,10 +114,9 @@ def verify(path: Path) -> str:
         raise ModelFileError(
             f"{path}: SHA-256 {digest} is not that of {beside.name}; the file was changed or cut short, copy it again"
         )
-    return digest
 
 
-def _model(data: mmap.mmap) -> Contents:
+def _model(data: Bytes) -> Contents:
     properties, external, graphs = {}, False, 0
     for number, value in _fields(data, slice(0, len(data))):
         if number == MODEL_PROPERTIES:
@@ -103,7 +138,7 @@ def _model(data: mmap.mmap) -> Contents:
     return Contents(properties, external)
 
 
-def _graph(data: mmap.mmap, place: slice) -> bool:
+def _graph(data: Bytes, place: slice) -> bool:
     """Return whether any tensor of a graph, or of a graph inside it, is external."""
     for number, value in _fields(data, place):
         if number == GRAPH_INITIALIZER and _tensor(data, _place(value)):
@@ -113,7 +148,7 @@ def _graph(data: mmap.mmap, place: slice) -> bool:
     return _nodes(data, place, GRAPH_NODE)
 
 
-def _nodes(data: mmap.mmap, place: slice, field: int) -> bool:
+def _nodes(data: Bytes, place: slice, field: int) -> bool:
     return any(
         _attribute(data, _place(attribute))
         for number, node in _fields(data, place)
@@ -123,7 +158,7 @@ def _nodes(data: mmap.mmap, place: slice, field: int) -> bool:
     )
 
 
-def _attribute(data: mmap.mmap, place: slice) -> bool:
+def _attribute(data: Bytes, place: slice) -> bool:
     for part, value in _fields(data, place):
         if part in ATTRIBUTE_TENSORS and _tensor(data, _place(value)):
             return True
@@ -134,11 +169,11 @@ def _attribute(data: mmap.mmap, place: slice) -> bool:
     return False
 
 
-def _sparse(data: mmap.mmap, place: slice) -> bool:
+def _sparse(data: Bytes, place: slice) -> bool:
     return any(number in SPARSE_TENSORS and _tensor(data, _place(value)) for number, value in _fields(data, place))
 
 
-def _tensor(data: mmap.mmap, place: slice) -> bool:
+def _tensor(data: Bytes, place: slice) -> bool:
     return any(
         number == TENSOR_EXTERNAL or (number == TENSOR_LOCATION and value != 0)
         for number, value in _fields(data, place)
@@ -151,7 +186,7 @@ def _place(value: Value) -> slice:
     return value
 
 
-def _fields(data: mmap.mmap, place: slice) -> Iterator[tuple[int, Value]]:
+def _fields(data: Bytes, place: slice) -> Iterator[tuple[int, Value]]:
     """Yield the field numbers and values of one message, in order."""
     at, end = place.start, place.stop
     while at < end:
@@ -175,7 +210,7 @@ def _fields(data: mmap.mmap, place: slice) -> Iterator[tuple[int, Value]]:
         at += length
 
 
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+def _varint(data: Bytes, at: int) -> tuple[int, int]:
     """Return a base-128 number and the position behind it."""
     value = 0
     for shift in range(0, 70, 7):

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from serving.model import onnxfile
-from serving.model.card import HEATMAP, INPUT, OUTPUT, read_card
-from serving.model.devices import check_provider, execution_providers, usable_cores
+from serving.model.card import HEATMAP, INPUT, OUTPUT, card_of
+from serving.model.devices import LABELS, PROVIDERS, Choice, Placement, check_provider, choose
 from xtrain.errors import ConfigError, ModelFileError
 from xtrain.images import convert_image, fit, read_image
 
@@ -28,20 +28,27 @@ class Predictor:
     Attributes:
         card: what the file says of itself.
         digest: SHA-256 of the file.
+        size: of the file in bytes.
+        reason: why it runs where it runs, in words.
         max_run: images of one run; more are run in turn.
         buckets: sizes that a run is padded to; none on the CPU, where a run costs what its images do.
     """
 
     def __init__(
-        self, path: str | Path, device: str = "auto", threads: int = 0, buckets: tuple[int, ...] | None = None
+        self,
+        path: str | Path,
+        device: str | Placement = "auto",
+        max_batch: int = MAX_RUN,
+        buckets: tuple[int, ...] | None = None,
     ) -> None:
         """Load the file and check that it is what its card says.
 
         Args:
             path: the exported file.
-            device: `auto`, `cpu`, `cuda` or `tensorrt`.
-            threads: threads of one run on the CPU, at most one for each core that this process may use; 0 is as many.
-            buckets: sizes of runs, ascending; None is powers of two on a GPU, which plans anew for each size.
+            device: `auto`, `cpu`, `cuda` or `tensorrt`, or more of where it runs.
+            max_batch: images of the largest run that will be asked for.
+            buckets: sizes of runs, ascending; None is powers of two up to `max_batch` on a GPU, which plans anew for
+                each size.
 
         Raises:
             ModelFileError: missing, unreadable, other bytes than the digest beside it says, weights in other files,
@@ -49,11 +56,13 @@ class Predictor:
             ConfigError: CUDA or TensorRT was asked for and did not load.
         """
         self.path = Path(path)
-        self.card = read_card(self.path)
-        self.digest = onnxfile.verify(self.path)
-        self.session = _session(self.path, device, threads)
-        check_provider(device, self.provider)
-        largest = max(1, MAX_RUN // self.card.views)
+        placement = device if isinstance(device, Placement) else Placement(device)
+        content, contents, self.digest = onnxfile.load(self.path)
+        self.card, self.size = card_of(contents, self.path), len(content)
+        choice = choose(placement, self.card.precision, self.path.resolve().parent)
+        self.session, self.reason = _session(self.path, content, placement, choice), choice.reason
+        check_provider(placement.device, self.provider)
+        largest = max(1, min(max_batch, MAX_RUN // self.card.views))
         if buckets is None:
             powers = [2**power for power in range(MAX_RUN.bit_length()) if 2**power < largest]
             buckets = () if self.provider == "CPUExecutionProvider" else (*powers, largest)
@@ -65,6 +74,12 @@ class Predictor:
     def provider(self) -> str:
         """The execution provider in use."""
         return str(self.session.get_providers()[0])
+
+    @property
+    def label(self) -> str:
+        """The provider in words: CPU, CUDA or TensorRT."""
+        names = {provider: LABELS[device] for device, provider in PROVIDERS.items()}
+        return names.get(self.provider, "CPU")
 
     @property
     def has_heatmap(self) -> bool:
@@ -213,15 +228,17 @@ class Predictor:
             raise ModelFileError(f"{self.path}: its heatmap is not the card's; export it again")
 
 
-def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
+def _session(path: Path, content: bytes, placement: Placement, choice: Choice) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = min(threads or usable_cores(), usable_cores())
+    options.intra_op_num_threads = placement.usable_threads()
     # Threads that spin for more work take a core from the server: 1.7 x the CPU seconds for the same images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: what is wrong is raised below, not logged
-    providers = execution_providers(device)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        # Without the fallback, with which a run that fails on a GPU is repeated on the CPU, from then on.
+        session = onnxruntime.InferenceSession(content, options, providers=choice.providers, enable_fallback=0)
     except Exception as error:  # onnxruntime raises a type of its own for each of its status codes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelFileError(f"{path}: onnxruntime cannot load it ({reason}); export it again") from error
+    session._model_bytes = None  # it would keep the file's bytes beside the loaded weights
+    return session

@@ -43,16 +43,17 @@ class Stopping(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Item:
-    """One request: its images, and the future of its result."""
+    """One request: its images, how they are run, and the future of its result."""
 
     images: Images
+    run: Run
     result: "asyncio.Future[list[NDArray[Any]]]"
     enqueued: float
     waiting: bool = True
 
 
 class Batcher:
-    """Queues requests and runs them together on a thread of its own.
+    """Queues requests and runs those of a kind together, all on one thread of its own.
 
     Every request gets exactly one result, its own: its slice of a run, or the error that running it alone raises. A
     batch that fails is run again request by request, so that only the request at fault fails.
@@ -70,7 +71,7 @@ class Batcher:
         """Make an idle batcher; it starts with the first request and belongs to that request's event loop.
 
         Args:
-            run: called from one thread at a time.
+            run: called on the batcher's thread, as is what a request brings instead of it.
             max_batch: images of one run; a request of more runs alone.
             max_delay_ms: how long an idle batcher waits for more before it runs less than that.
             max_queue: images that may wait; beyond, requests are refused.
@@ -95,12 +96,13 @@ class Batcher:
         """Images in the queue."""
         return self._rows
 
-    async def submit(self, images: Images, timeout: float | None = None) -> list[NDArray[Any]]:
+    async def submit(self, images: Images, timeout: float | None = None, run: Run | None = None) -> list[NDArray[Any]]:
         """Return the run's outputs for these images (n, H, W, C), n at least 1.
 
         Args:
             images: checked by the caller: shape and dtype are those that `run` takes.
             timeout: seconds from now after which the result is of no use.
+            run: instead of the batcher's; only requests of the same one are run together.
 
         Raises:
             QueueFull, DeadlinePassed, Stopping: as they say.
@@ -113,7 +115,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         if self._worker is None:
             self._worker = loop.create_task(self._work())
-        item = _Item(images, loop.create_future(), time.perf_counter())
+        item = _Item(images, run or self._run_images, loop.create_future(), time.perf_counter())
         item.result.add_done_callback(partial(self._abandon, item))
         self._queue.append(item)
         self._rows += len(images)
@@ -128,6 +130,10 @@ class Batcher:
             # An error's traceback refers to this frame, and the future to the error: with the images in the frame,
             # the cycle would keep them until the next, rare garbage collection.
             del item, images
+
+    def on_thread(self, call: Callable[[], None]) -> None:
+        """Call a function on the batcher's thread and wait for it."""
+        self._thread.submit(call).result()
 
     async def close(self) -> None:
         """Refuse new requests, answer those that wait, and end the thread."""
@@ -194,18 +200,23 @@ class Batcher:
                 alarm.cancel()
 
     def _take(self) -> list[_Item]:
-        """Dequeue the oldest requests that fit into one run, leaving out those whose clients have gone."""
+        """Dequeue the oldest requests of one kind that fit into one run, leaving out those whose clients have gone."""
         batch: list[_Item] = []
+        others: list[_Item] = []  # of another kind; they keep their places
         rows = 0
         while self._queue:
             item = self._queue[0]
             if item.waiting:
                 if batch and rows + len(item.images) > self.max_batch:
                     break
-                batch.append(item)
-                rows += len(item.images)
-                self._dequeue(item)
+                if batch and item.run is not batch[0].run:
+                    others.append(item)
+                else:
+                    batch.append(item)
+                    rows += len(item.images)
+                    self._dequeue(item)
             self._queue.popleft()
+        self._queue.extendleft(reversed(others))
         return batch
 
     async def _run_batch(self, batch: list[_Item], images: Images | None) -> None:
@@ -252,7 +263,7 @@ class Batcher:
         if images is None:
             raise ValueError("requests of different shapes")
         try:
-            outputs = self._run_images(images)
+            outputs = pending[0].run(images)
         except StopIteration as error:
             raise RuntimeError("the run stopped early") from error
         if any(len(output) != len(images) for output in outputs):

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from serving.model.card import Card
 from serving.model.predictor import Predictor
-from serving.scheduling.batcher import Batcher
+from serving.model.repository import Entry
+from serving.scheduling.batcher import Batcher, Run
 from serving.settings import Settings
 
 Probabilities = NDArray[np.float32]
@@ -53,9 +54,17 @@ class Statistics:
 class Engine:
     """Runs requests on one loaded model, batched; counts those that use it, so that it can be closed after the last."""
 
-    def __init__(self, predictor: Predictor, settings: Settings, on_batch: OnBatch) -> None:
-        """Make an idle engine; `on_batch` is told of every run, as by `Batcher`."""
+    def __init__(self, predictor: Predictor, settings: Settings, on_batch: OnBatch, entry: Entry | None = None) -> None:
+        """Make an idle engine.
+
+        Args:
+            predictor: the loaded model.
+            settings: sizes of batch and queue.
+            on_batch: told of every run, as by `Batcher`.
+            entry: of the model repository, whose name and version it is served under; by default the card's.
+        """
         self.predictor, self.max_batch = predictor, settings.max_batch
+        self.entry = entry or Entry(predictor.card.name, predictor.card.version, predictor.path)
         self.statistics = Statistics()
 
         def counted(images: int, queued: list[float], seconds: float) -> None:
@@ -64,17 +73,23 @@ class Engine:
 
         self._users, self._unused = 0, asyncio.Event()
 
-        def batcher(run: Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]) -> Batcher:
-            return Batcher(
-                run,
-                max_batch=settings.max_batch,
-                max_delay_ms=settings.max_delay_ms,
-                max_queue=settings.max_queue,
-                on_batch=counted,
-            )
+        self._explain: Run = lambda images: list(predictor.predict_and_explain(images))
+        # Plain and explaining requests share one queue and one thread, since they share one session.
+        self._batcher = Batcher(
+            lambda images: [predictor.predict(images)],
+            max_batch=settings.max_batch,
+            max_delay_ms=settings.max_delay_ms,
+            max_queue=settings.max_queue,
+            on_batch=counted,
+        )
 
-        self._predicting = batcher(lambda images: [predictor.predict(images)])
-        self._explaining = batcher(lambda images: list(predictor.predict_and_explain(images)))
+    def warm_up(self) -> None:
+        """Run the model in every size, on the thread that will run it: a GPU's plans belong to their thread.
+
+        Raises:
+            ModelFileError: as `Predictor.warm_up`.
+        """
+        self._batcher.on_thread(self.predictor.warm_up)
 
     @property
     def card(self) -> Card:
@@ -82,9 +97,19 @@ class Engine:
         return self.predictor.card
 
     @property
+    def name(self) -> str:
+        """Name that requests call the model by."""
+        return self.entry.name
+
+    @property
+    def version(self) -> str:
+        """Version of the model."""
+        return self.entry.version
+
+    @property
     def waiting(self) -> int:
-        """Images in the queues."""
-        return self._predicting.waiting + self._explaining.waiting
+        """Images in the queue."""
+        return self._batcher.waiting
 
     async def predict(self, images: NDArray[np.uint8], deadline: float) -> Probabilities:
         """Return the probabilities (N, classes) of images (N, H, W, C).
@@ -98,24 +123,24 @@ class Engine:
         Raises:
             QueueFull, DeadlinePassed, Stopping: as by the batcher.
         """
-        (probabilities,) = await self._run_in_parts(self._predicting, images, deadline)
+        (probabilities,) = await self._run_in_parts(images, deadline)
         return probabilities
 
     async def predict_and_explain(
         self, images: NDArray[np.uint8], deadline: float
     ) -> tuple[Probabilities, NDArray[np.float32]]:
         """Return the probabilities, and heatmaps (N, H, W); the model must have them. Otherwise as `predict`."""
-        probabilities, heatmaps = await self._run_in_parts(self._explaining, images, deadline)
+        probabilities, heatmaps = await self._run_in_parts(images, deadline, self._explain)
         return probabilities, heatmaps
 
     async def _run_in_parts(
-        self, batcher: Batcher, images: NDArray[np.uint8], deadline: float
+        self, images: NDArray[np.uint8], deadline: float, run: Run | None = None
     ) -> list[NDArray[np.float32]]:
         parts = []
         for start in range(0, len(images), self.max_batch):
             part = images[start : start + self.max_batch]
             try:
-                parts.append(await batcher.submit(part, max(0.0, deadline - time.monotonic())))
+                parts.append(await self._batcher.submit(part, max(0.0, deadline - time.monotonic()), run))
             except Exception:
                 self.statistics.failures += 1
                 raise
@@ -140,4 +165,4 @@ class Engine:
 
     async def close(self) -> None:
         """Answer what waits, refuse the rest."""
-        await asyncio.gather(self._predicting.close(), self._explaining.close())
+        await self._batcher.close()

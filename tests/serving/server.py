@@ -31,27 +31,18 @@ def running(model: Path, home: Path, *options: str) -> Iterator[httpx.Client]:
 @contextmanager
 def process_of(model: Path, home: Path, *options: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
     """As `running`; yields the process too."""
-    port = free_port()
     log = home / "serve.log"
-    environment = {**os.environ, "BENTOML_HOME": str(home), "PROMETHEUS_MULTIPROC_DIR": str(home / "prometheus")}
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [*XSERVE, str(model), "--port", str(port), *options],
-            stdout=file,
-            stderr=file,
-            env=environment,
-            cwd=home,
-            start_new_session=True,
-        )
+    for attempt in range(3):
+        port = free_port()
+        process = _start([*XSERVE, str(model), "--port", str(port), *options], home, log)
+        if not _lost_its_port(process, log) or attempt == 2:
+            break
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
             for _ in range(300):
                 assert process.poll() is None, log.read_text()
-                try:
-                    if client.get("/readyz").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    pass
+                if _is_ready(client):
+                    break
                 time.sleep(0.2)
             else:
                 raise AssertionError(f"not ready after 60 s: {log.read_text()}")
@@ -64,3 +55,28 @@ def process_of(model: Path, home: Path, *options: str) -> Iterator[tuple[httpx.C
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout=10)
+
+
+def _start(command: list[str], home: Path, log: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "BENTOML_HOME": str(home), "PROMETHEUS_MULTIPROC_DIR": str(home / "prometheus")}
+    with open(log, "wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=home, start_new_session=True)
+
+
+def _lost_its_port(process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Whether another process took a port between the moment BentoML or the test chose it and its use."""
+    for _ in range(300):
+        text = log.read_text()
+        if process.poll() is not None:
+            return "in use" in text
+        if "Started server process" in text or "(Ctrl-C" in text or "Ctrl-C stops it" in text:
+            return False
+        time.sleep(0.1)
+    return False
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -102,7 +102,7 @@ def test_a_body_that_does_not_come_is_given_up(sample_model: Path, tmp_path: Pat
 def test_the_address_is_told_once_it_listens(sample_model: Path, tmp_path: Path) -> None:
     """And not before: a port that is taken, or a model that does not load, leaves an error alone."""
     with process_of(sample_model, tmp_path) as (client, _):
-        told = f"sample on {client.base_url} (Ctrl-C stops it)"
+        told = f"sample on {client.base_url} (CPU; Ctrl-C stops it)"
         assert (tmp_path / "serve.log").read_text().count(told) == 1
         port = str(client.base_url).rpartition(":")[2].strip("/")
         done = subprocess.run(

@@ -110,16 +110,21 @@ def unread(address: tuple[str, int], room: int) -> socket.socket:
     connection.connect(address)
     body = npy(np.zeros((2000, 28, 28, 3), np.uint8))
     head = f"POST /v1/predict?top=9 HTTP/1.1\r\nContent-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n\r\n"
-    with contextlib.suppress(ConnectionResetError):  # on a busy machine it is given up before all is sent
+    with contextlib.suppress(ConnectionResetError):  # given up before all is sent, where buffers are small
         connection.sendall((head.encode() + body) * 4)
     return connection
 
 
 def test_an_answer_that_nobody_reads(address: tuple[str, int]) -> None:
-    with unread(address, 4096) as connection, httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as client:
+    with (
+        unread(address, 4096, count=2) as connection,
+        httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as client,
+    ):
         time.sleep(2 * TIMEOUT + 1)
-        with pytest.raises(ConnectionResetError):
-            rest(connection)
+        answers = b""
+        with contextlib.suppress(ConnectionResetError):
+            answers = rest(connection)
+        assert answers.count(b"]}]}") < 4, "it is closed before all is answered"
         assert "xtrain_waiting_images 0.0" in client.get("/metrics").text
 
 

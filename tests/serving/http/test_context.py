@@ -28,18 +28,18 @@ def test_an_idle_connection_keeps_no_swapped_out_model(sample_model: Path) -> No
 
     async def main() -> None:
         load_model(app, Predictor(sample_model, "cpu"))
-        before = weakref.ref(app.state.engine)
+        before = weakref.ref(app.state.models.find())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(keeping), base_url="http://x") as client:
             content = npy(np.zeros((1, 28, 28, 3), np.uint8))
             assert (await client.post("/v1/predict", content=content, headers=NPY)).status_code == 200
-        old = app.state.engine
+        old = app.state.models.find()
         load_model(app, Predictor(sample_model, "cpu"))
         await old.retire()
         del old
         gc.collect()
         assert len(scopes) == 1 and before() is None
         assert app.state.budget.reserved == 0
-        await app.state.engine.close()
+        await app.state.models.find().close()
 
     asyncio.run(main())
 

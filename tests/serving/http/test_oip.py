@@ -50,6 +50,7 @@ def test_health_and_metadata(server: Any) -> None:
         "binary_tensor_data",
         "classification",
         "model_configuration",
+        "model_repository",
         "statistics",
     ]
     facts = server.get_model_metadata("tissue")
@@ -77,7 +78,7 @@ def test_the_clients_errors_are_readable(server: Any, images: np.ndarray) -> Non
     tensor.set_data_from_numpy(images[:1])
     with pytest.raises(triton.InferenceServerException) as refused:
         server.infer("other", [tensor])
-    assert str(refused.value) == "[404] this server has the model tissue, version 7, no other"
+    assert str(refused.value) == "[404] this server has tissue version 7; it has not loaded what was asked for"
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])

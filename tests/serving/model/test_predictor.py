@@ -76,13 +76,13 @@ def test_a_card_of_another_graph(sample_model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_gpu_is_never_replaced_silently(sample_model: Path, device: str) -> None:
-    from serving.model.devices import _has_driver
+    from serving.model.devices import has_driver
 
     try:
         assert Predictor(sample_model, device).provider == PROVIDERS[device]
     except ConfigError as error:
         assert str(error).startswith(f"--device {device}: ")
-        assert device == "tensorrt" or not _has_driver()
+        assert device == "tensorrt" or not has_driver()
     assert Predictor(sample_model, "cpu").provider == "CPUExecutionProvider"
 
 

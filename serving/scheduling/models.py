@@ -1,0 +1,199 @@
+"""The models that answer: engines by name and version, one of them for requests that name none."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from serving.model import onnxfile
+from serving.model.predictor import Predictor
+from serving.model.repository import Entry, ModelRepository, natural
+from serving.model.selection import Selection
+from serving.scheduling.engine import Engine, OnBatch
+from serving.settings import Settings
+from xtrain.errors import ModelFileError, XtrainError
+
+Say = Callable[[str], None]
+
+
+class ModelNotFound(Exception):
+    """No model of that name or version is loaded."""
+
+
+class NoModel(Exception):
+    """No model is loaded yet."""
+
+
+class Models:
+    """Loads models of one repository, finds them for requests, and takes them out once nobody uses them.
+
+    What changes them is called under `lock`, one change at a time; a change that fails leaves them as they were.
+
+    Attributes:
+        default: name of the model that answers where none is named; empty while none is loaded.
+    """
+
+    def __init__(self, settings: Settings, repository: ModelRepository | None, on_batch: OnBatch) -> None:
+        """Make an empty set; `on_batch` is told of every run of every model."""
+        self.settings, self.repository, self._on_batch = settings, repository, on_batch
+        self.default, self.lock = "", asyncio.Lock()
+        self._engines: dict[tuple[str, str], Engine] = {}
+        self._source = ""
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(list(self._engines.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._engines)
+
+    def find(self, name: str | None = None, version: str | None = None) -> Engine:
+        """Return the engine of a model, of its latest version unless one is named, of the default model likewise.
+
+        Raises:
+            NoModel: none is loaded at all.
+            ModelNotFound: that one is not.
+        """
+        if not self._engines:
+            raise NoModel("the model is still loading; try again when /readyz answers 200")
+        wanted = name or self.default
+        if version is not None and (engine := self._engines.get((wanted, version))) is not None:
+            return engine
+        if version is None and (versions := self.versions(wanted)):
+            return self._engines[wanted, versions[-1]]
+        loaded = ", ".join(f"{other} version {one}" for other, one in list(self._engines)[:5])
+        raise ModelNotFound(f"this server has {loaded}; it has not loaded what was asked for")
+
+    def start(self, source: Path, say: Say) -> None:
+        """Load what the server starts with: the source, or what was chosen instead of it; blocks.
+
+        Args:
+            source: a file, or a folder of which all models are loaded.
+            say: told what was chosen earlier, and what of a folder cannot be loaded.
+
+        Raises:
+            ModelFileError, ConfigError: nothing can be loaded.
+        """
+        assert self.repository is not None
+        chosen = Selection.read(self.repository.folder)
+        is_file = not source.is_dir()
+        self._source = onnxfile.sha256(source) if is_file and source.is_file() else ""
+        if chosen is not None and chosen.source != self._source:
+            chosen = None
+        for entry in self._first_entries(source, chosen, say):
+            try:
+                self.put(self.make(entry))
+            except XtrainError as error:
+                if is_file and chosen is None:
+                    raise
+                say(f"note: {entry.path}: not loaded ({error})")
+        if not self._engines and chosen is not None and is_file:
+            self.put(self.make(self.repository.entry(str(source.resolve()))))
+        if not self._engines:
+            raise ModelFileError(f"{source}: no model in it can be loaded; put one at NAME/VERSION/model.onnx")
+        names = [engine.name for engine in self._engines.values()]
+        wanted = self.settings.default_model or (chosen.default if chosen else "")
+        if self.settings.default_model and wanted not in names:
+            raise ModelFileError(
+                f"--default-model {wanted}: not among the loaded models, {', '.join(sorted(set(names)))}"
+            )
+        self.default = wanted if wanted in names else names[0]
+
+    def make(self, entry: Entry) -> Engine:
+        """Return a loaded, verified and warmed-up engine that does not answer yet; blocks.
+
+        Raises:
+            ModelFileError: a file that cannot be trusted, or beyond the memory of all models.
+            ConfigError: the device did not load.
+        """
+        assert self.repository is not None
+        if entry.fault:
+            raise ModelFileError(entry.fault)
+        replaced = self._engines.get((entry.name, entry.version))
+        others = sum(engine.predictor.size for engine in self._engines.values() if engine is not replaced)
+        try:
+            size = entry.path.stat().st_size
+        except OSError as error:
+            raise ModelFileError(f"{entry.path}: cannot be read ({error.strerror or error})") from error
+        if others and others + size > self.settings.model_memory:
+            raise ModelFileError(
+                f"the loaded models have {others} bytes, this one {size}, and --model-memory is "
+                f"{self.settings.model_memory}; unload one first"
+            )
+        engine = Engine(self.repository.load(entry), self.settings, self._on_batch, entry)
+        engine.warm_up()
+        return engine
+
+    def add(self, predictor: Predictor) -> Engine:
+        """Let a warmed-up predictor answer, as the default model; return its engine."""
+        engine = Engine(predictor, self.settings, self._on_batch)
+        self.put(engine)
+        self.default = engine.name
+        return engine
+
+    def versions(self, name: str) -> list[str]:
+        """Return the loaded versions of a model, the latest last."""
+        return sorted((version for other, version in self._engines if other == name), key=natural)
+
+    def put(self, engine: Engine) -> Engine | None:
+        """Let an engine answer from now on; return the one of the same name and version that it replaces."""
+        key = engine.name, engine.version
+        before = self._engines.get(key)
+        self._engines[key] = engine
+        self.default = self.default or engine.name
+        return before
+
+    def remove(self, name: str) -> list[Engine]:
+        """Take all versions of a model out; return their engines.
+
+        Raises:
+            ModelNotFound: it is not loaded, or is the default one.
+        """
+        keys = [key for key in self._engines if key[0] == name]
+        if not keys:
+            raise ModelNotFound(f"{name} is not loaded")
+        if name == self.default:
+            raise ModelNotFound(f"{name} is the default model, which stays; make another one the default first")
+        return [self._engines.pop(key) for key in keys]
+
+    def take_out(self, engine: Engine) -> Engine | None:
+        """Take one engine out unless another one has its place by now; return it if it was taken out."""
+        key = engine.name, engine.version
+        return self._engines.pop(key) if self._engines.get(key) is engine else None
+
+    def keep_selection(self) -> str:
+        """Write down what answers now; return why that was not possible, empty if it was."""
+        assert self.repository is not None
+        loaded = [engine.entry.path.resolve() for engine in self._engines.values()]
+        unloaded = [entry for entry in self.repository.entries() if entry.path.resolve() not in loaded]
+        return Selection(
+            self._source,
+            tuple(self.repository.relative(engine.entry) for engine in self._engines.values()),
+            tuple(self.repository.relative(entry) for entry in unloaded if not entry.fault),
+            self.default,
+        ).write(self.repository.folder)
+
+    async def close(self) -> None:
+        """Answer what waits, refuse the rest."""
+        await asyncio.gather(*(engine.close() for engine in self._engines.values()))
+
+    def _first_entries(self, source: Path, chosen: Selection | None, say: Say) -> list[Entry]:
+        """Return the entries to start with."""
+        assert self.repository is not None
+        if not source.is_dir():
+            if chosen is None:
+                return [self.repository.entry(str(source.resolve()))]
+            say(f"note: {', '.join(chosen.loaded)} was chosen instead of {source.name}")
+            return [entry for name in chosen.loaded if (entry := self._still_there(name, say)) is not None]
+        entries = self.repository.entries()
+        for entry in entries:
+            if entry.fault:
+                say(f"note: {entry.path}: not loaded ({entry.fault})")
+        unloaded = chosen.unloaded if chosen else ()
+        return [entry for entry in entries if not entry.fault and self.repository.relative(entry) not in unloaded]
+
+    def _still_there(self, name: str, say: Say) -> Entry | None:
+        assert self.repository is not None
+        try:
+            return self.repository.entry(name)
+        except ModelFileError as error:
+            say(f"note: {name}: not loaded ({error})")
+            return None
