@@ -117,7 +117,7 @@ def unread(address: tuple[str, int], room: int) -> socket.socket:
 
 def test_an_answer_that_nobody_reads(address: tuple[str, int]) -> None:
     with (
-        unread(address, 4096, count=2) as connection,
+        unread(address, 4096) as connection,
         httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as client,
     ):
         time.sleep(2 * TIMEOUT + 1)
