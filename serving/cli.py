@@ -16,9 +16,11 @@ from xtrain.signals import ending_at_once
 @click.argument("model", type=FilePath(), metavar="MODEL")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
+@click.option("--certificate", type=FilePath(), metavar="FILE", help="Serve TLS with this PEM file's certificate.")
+@click.option("--key", type=FilePath(), metavar="FILE", help="PEM file of its key, if it is not in the same file.")
 @click_options(Settings, environment=True, without=("model",))
 @console.shared_options
-def serve(model: Path, host: str, port: int, **options: Any) -> None:
+def serve(model: Path, host: str, port: int, certificate: Path | None, key: Path | None, **options: Any) -> None:
     """Serve an exported file, or a folder of them, over HTTP with BentoML until SIGTERM or Ctrl-C.
 
     MODEL is an .onnx that xexport wrote. In a folder, models lie at NAME/VERSION/model.onnx or beside each other.
@@ -27,7 +29,7 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
     """
     with ending_at_once():
         from serving.http.access import Authorization
-        from serving.launch import check_address, launch
+        from serving.launch import Address, launch
         from serving.model.devices import choose, has_driver
         from serving.model.repository import ModelRepository
         from serving.scheduling.models import Models
@@ -36,14 +38,15 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
     settings = Settings(**{**options, **paths, "model": model.resolve()})
     check(settings)
     Authorization.read(settings)
+    address = Address(host, port, certificate and certificate.resolve(), key and key.resolve())
+    address.check()
     # Every fault of the file shows here, in one line, before a server starts.
     repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
     Models(settings, repository, lambda *_: None).start(settings.model, lambda note: None)
     if has_driver():  # where a GPU could be expected, what was chosen and why is never a surprise
         choice = choose(settings.placement)
         click.echo(f"note: --device {settings.device} computes with {choice.label}: {choice.reason}", err=True)
-    check_address(host, port)
-    launch(settings, host, port)
+    launch(settings, address)
 
 
 def main() -> NoReturn:

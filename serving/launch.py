@@ -3,7 +3,9 @@
 import errno
 import os
 import socket
+import ssl
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,22 +39,68 @@ def check_address(host: str, port: int) -> None:
             raise OutputError(f"cannot listen on {host}:{port} ({reason}); choose another {other}") from error
 
 
-def launch(settings: Settings, host: str, port: int) -> NoReturn:
+@dataclass(frozen=True)
+class Address:
+    """Where the server listens.
+
+    Attributes:
+        host: an address of this machine.
+        port: of TCP.
+        certificate: PEM file of the chain for TLS, with the key or beside it; None for plain HTTP.
+        key: PEM file of its key.
+    """
+
+    host: str
+    port: int
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """What a client asks."""
+        scheme = "http" if self.certificate is None else "https"
+        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def check(self) -> None:
+        """Refuse what cannot be listened on.
+
+        Raises:
+            ConfigError: not an address of this machine, or a certificate or key that cannot be used.
+            OutputError: the port is in use or not allowed.
+        """
+        check_address(self.host, self.port)
+        if self.key is not None and self.certificate is None:
+            raise ConfigError("--key is of no use without --certificate")
+        if self.certificate is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, password="")
+            except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+                files = " and ".join(str(path) for path in (self.certificate, self.key) if path)
+                raise ConfigError(f"{files}: no certificate with its unencrypted key, in PEM ({error})") from error
+
+
+def launch(settings: Settings, address: Address) -> NoReturn:
     """Replace this process by `bentoml serve` with the settings in its environment.
 
     Args:
         settings: what to serve; its paths are absolute.
-        host: address to listen on.
-        port: port to listen on.
+        address: where to listen; its paths are absolute.
     """
     environment = {
         **os.environ,
         **to_environment(settings),
-        ADDRESS: f"http://{f'[{host}]' if ':' in host else host}:{port}",
+        ADDRESS: address.url,
         "BENTOML_DO_NOT_TRACK": "True",  # only this word switches telemetry off
     }
     # The folder that holds the package is where the service is imported from, whatever folder the user is in.
     root = str(Path(__file__).resolve().parent.parent)
     command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Classifier"]
-    command += ["--working-dir", root, "--host", host, "--port", str(port)]
+    command += ["--working-dir", root, "--host", address.host, "--port", str(address.port)]
+    if address.certificate is not None:
+        command += [
+            "--ssl-certfile",
+            str(address.certificate),
+            "--ssl-keyfile",
+            str(address.key or address.certificate),
+        ]
     os.execve(sys.executable, command, environment)

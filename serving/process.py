@@ -41,6 +41,20 @@ def silence_access_log() -> None:
     logging.getLogger("uvicorn.access").propagate = False
 
 
+def allow_files(connections: int) -> None:
+    """Let this process open a file for each connection, as far as the system allows, and some more."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + 512
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard)
+        )
+
+
 def say(message: str) -> None:
     """Tell the operator something, on the server's stderr."""
     print(message, file=sys.stderr, flush=True)

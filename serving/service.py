@@ -55,7 +55,8 @@ def create_service(settings: Settings) -> Any:
         ConfigError: a file of tokens that cannot be used.
     """
     process.limit_heap()
-    connection.install(settings.timeout)
+    process.allow_files(settings.max_connections)
+    connection.install(settings.timeout, settings.max_connections)
     repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
     app = create_app(settings, Authorization.read(settings), repository)
     models: Models = app.state.models

@@ -51,17 +51,20 @@ class Settings:
         high=TIB,
         help="Bytes that bodies, and decoding them, may take in all requests together; more is refused with 429.",
     )
+    max_connections: int = option(
+        1024, low=1, high=1_000_000, help="Connections; beyond, idle ones are closed, and new ones get 503."
+    )
     tokens: Path | None = option(
         None,
         metavar="FILE",
         default_text="no token needed",
-        help="File of bearer tokens, one a line, of which every request needs one.",
+        help="File of bearer tokens, one a line, of which every request needs one; behind it, its requests a second.",
     )
     admin_tokens: Path | None = option(
         None,
         metavar="FILE",
         default_text="nobody may",
-        help="File of the tokens that may POST /v1/model to load another file of the model's folder.",
+        help="File of the tokens that may load and unload models of the folder.",
     )
 
     @property

@@ -17,8 +17,17 @@ class AccessLog:
         self._lines: list[str] = []
         atexit.register(self.write)
 
-    def add(self, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
-        """Log one request; called from the event loop."""
+    def add(self, ids: tuple[str, str], method: str, path: str, status: int, seconds: float) -> None:
+        """Log one request; called from the event loop.
+
+        Args:
+            ids: of the request, and of the trace that it belongs to or an empty string.
+            method: GET, POST, …
+            path: the client's, of which `LONGEST_PATH` characters are logged.
+            status: of the answer.
+            seconds: from the head to the end of the answer.
+        """
+        request_id, trace_id = ids
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": request_id,
@@ -26,6 +35,7 @@ class AccessLog:
             "path": path[:LONGEST_PATH],
             "status": status,
             "seconds": round(seconds, 6),
+            **({"trace_id": trace_id} if trace_id else {}),
         }
         if not self._lines:
             asyncio.get_running_loop().call_later(DELAY, self.write)

@@ -9,7 +9,7 @@ import contextlib
 import re
 import uuid
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import orjson
 import uvicorn.config
@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from serving.http import errors
 
 DISCONNECT = "xtrain.disconnect"  # the scope's extension with the connection's `DisconnectCallbacks`
+ALWAYS_ANSWERED = {b"/livez", b"/readyz", b"/healthz", b"/metrics", b"/v2/health/live", b"/v2/health/ready"}
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers, as in nginx; trailers and chunk extensions alike
 UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
@@ -87,6 +88,8 @@ class BoundedConnection(HttpToolsProtocol):
     """One connection, closed when its client neither sends a request nor reads a response for `seconds`."""
 
     seconds = 30.0
+    most = 1024  # connections; beyond, new ones are only asked for health and metrics
+    open: ClassVar["dict[BoundedConnection, None]"] = {}  # of this process, the longest without a request first
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the first request."""
@@ -101,12 +104,17 @@ class BoundedConnection(HttpToolsProtocol):
         self._lingering: asyncio.TimerHandle | None = None  # after `_close`, until a client must have read its answer
         self._draining: asyncio.TimerHandle | None = None  # after an answer, until the body must have ended
         self._on_disconnect = DisconnectCallbacks(self)
+        self._refused = False  # whether it is refused for being one too many
+        self.open[self] = None
+        if len(self.open) > self.most:
+            self._make_room()
         self._start_request_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel all timers, and the requests that are under way."""
         self._stop_request_timer()
         self.resume_writing()
+        self.open.pop(self, None)
         for timer in (self._lingering, self._draining):
             if timer is not None:
                 timer.cancel()
@@ -137,12 +145,19 @@ class BoundedConnection(HttpToolsProtocol):
         """Stop the timer; the body has a deadline of its own."""
         self._progressed, self._in_head, self._in_body = True, False, True
         self._stop_request_timer()
+        self.open[self] = self.open.pop(self, None)  # to the end
+        if len(self.open) > self.most and self.url.partition(b"?")[0] not in ALWAYS_ANSWERED:
+            self._refused = True
+            self._refuse(503, f"the server has more than {self.most} connections; try again in a second")
+            return
         super().on_headers_complete()
         self.scope.setdefault("extensions", {})[DISCONNECT] = self._on_disconnect  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Note that some of a body came; what comes after the answer is dropped, for a while."""
         self._progressed = True
+        if self._refused:
+            return
         if self._draining is None and self._idle:
             self._draining = self.loop.call_later(self.seconds, self._socket.abort)
         super().on_body(body)
@@ -153,6 +168,8 @@ class BoundedConnection(HttpToolsProtocol):
         if self._draining is not None:
             self._draining.cancel()
             self._draining = None
+        if self._refused:
+            return
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -175,6 +192,14 @@ class BoundedConnection(HttpToolsProtocol):
     def _idle(self) -> bool:
         """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
+
+    def _make_room(self) -> None:
+        """Close the connection that is longest without a request; a new one never is."""
+        for connection in self.open:
+            if connection is not self and connection._idle and not connection._in_head and connection.cycle is not None:
+                connection._socket.close()
+                self.open.pop(connection)
+                return
 
     def _start_request_timer(self) -> None:
         self._request_timer = self.loop.call_later(self.seconds, self._request_late)
@@ -233,11 +258,12 @@ class BoundedConnection(HttpToolsProtocol):
             self._socket.close()
 
 
-def install(seconds: float) -> None:
+def install(seconds: float, most: int) -> None:
     """Make uvicorn use it for every connection of this process.
 
     Args:
         seconds: without a request begun, a head completed or a byte read, after which a connection is closed.
+        most: connections at a time; for one more, the one that is longest without a request is closed.
     """
-    BoundedConnection.seconds = seconds
+    BoundedConnection.seconds, BoundedConnection.most = seconds, most
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedConnection.__name__}"

@@ -1,6 +1,7 @@
 """What belongs to one request from its first byte to its last, and the middleware that enters and leaves it."""
 
 import asyncio
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from serving.scheduling.memory import MemoryBudget, Reservation
 from serving.scheduling.models import Models
 
 MIN_RATE = 128 * 1024  # bytes a second of a body, below which its request is late: 64 MiB arrive over 10 Mbit/s
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.ASCII)
 CLIENT_CLOSED = 499  # nginx's status of a request whose client left before the response; only ever logged
 
 
@@ -189,7 +191,7 @@ class RequestMiddleware:
             seconds = time.perf_counter() - began
             self.metrics.requests.labels(current.operation, str(status)).inc()
             self.metrics.seconds.labels(current.operation).observe(seconds)
-            self.log.add(current.id, scope["method"], scope["path"], status, seconds)
+            self.log.add((current.id, _trace_id(headers)), scope["method"], scope["path"], status, seconds)
 
 
 def _request_id(headers: Headers) -> str:
@@ -197,3 +199,9 @@ def _request_id(headers: Headers) -> str:
     if 0 < len(identifier) <= 128 and identifier.isascii() and identifier.isprintable():
         return identifier
     return uuid.uuid4().hex
+
+
+def _trace_id(headers: Headers) -> str:
+    """Return the trace's id of a `traceparent` header (W3C Trace Context, section 3.2), or an empty string."""
+    match = TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return match[1] if match else ""

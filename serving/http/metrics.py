@@ -1,11 +1,15 @@
 """Prometheus metrics with bounded labels: routes by the name of their operation, never by a client's path."""
 
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from serving.scheduling.engine import Engine
+from serving.scheduling.statistics import BINS
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -52,8 +56,16 @@ class Metrics:
             registry=self.registry,
         )
         self.model = Gauge(
-            "xtrain_model", "1 for each model that answers.", ["name", "version", "digest"], registry=self.registry
+            "xtrain_model",
+            "1 for each model that answers.",
+            ["name", "version", "digest", "provider"],
+            registry=self.registry,
         )
+
+        if sys.platform == "linux":
+            ProcessCollector(registry=self.registry)
+        self.engines: Iterable[Engine] = ()
+        self.registry.register(_Predictions(self))
 
     def on_batch(self, images: int, queued: list[float], ran: float) -> None:
         """Count one run."""
@@ -64,10 +76,38 @@ class Metrics:
 
     def on_models(self, engines: Iterable[Engine]) -> None:
         """Set the models that answer now."""
+        self.engines = engines
         self.model.clear()
         for engine in engines:
-            self.model.labels(engine.name, engine.version, engine.predictor.digest).set(1)
+            labels = (engine.name, engine.version, engine.predictor.digest, engine.predictor.provider)
+            self.model.labels(*labels).set(1)
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _Predictions:
+    """What the models answer, read from their statistics when it is asked for: a drift of the data shows here."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counts by class and by confidence."""
+        names = ["model", "version"]
+        classes = CounterMetricFamily(
+            "xtrain_predictions", "Images by their most probable class.", labels=[*names, "class"]
+        )
+        confidence = HistogramMetricFamily(
+            "xtrain_confidence", "Probability of an image's most probable class.", labels=names
+        )
+        for engine in self._metrics.engines:
+            model, counted = [engine.name, engine.version], engine.statistics
+            for label, count in zip(engine.card.classes, counted.classes.tolist(), strict=True):
+                classes.add_metric([*model, label], count)
+            above = np.cumsum(counted.confidences).tolist()
+            bounds = [f"{(number + 1) / BINS:g}" for number in range(BINS - 1)] + ["+Inf"]
+            confidence.add_metric(model, list(zip(bounds, above, strict=True)), counted.confidence_sum)
+        yield classes
+        yield confidence

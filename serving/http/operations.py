@@ -41,7 +41,7 @@ class Operation:
         summary: one sentence for the description.
         responses: media types of the 200.
         body: media types that it takes; a request of another one is refused with 415.
-        statuses: of its errors, besides those of every operation with a token (401) or a body (400, 408, 413, 429).
+        statuses: of its errors, besides those of operations with a token (401, 429) or a body (400, 408, 413, 429).
         parameters: of path and query, as OpenAPI describes them.
         access: who may send it.
         any_body: whether another media type is read as the first one.
@@ -63,7 +63,7 @@ class Operation:
         """Every status that it can give besides 200, ascending."""
         statuses = set(self.statuses)
         if self.access != "open":
-            statuses.add(401)
+            statuses |= {401, 429}
         if self.body:
             statuses |= {400, 408, 413, 429}
         return sorted(statuses)

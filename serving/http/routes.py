@@ -3,6 +3,7 @@
 The router (`routes`), who may send what, and the OpenAPI description are made of it.
 """
 
+import math
 from collections.abc import Callable
 
 from starlette.requests import Request
@@ -249,15 +250,19 @@ async def _unknown(request: Request) -> Response:
 
 
 def _check_access(request: Request, access: Access) -> None:
-    """Refuse a request whose bearer token does not admit it.
+    """Refuse a request whose bearer token does not admit it, or has sent too many.
 
     Raises:
-        HTTPError: 401.
+        HTTPError: 401, 429.
     """
     authorization: Authorization = request.app.state.authorization
-    missing = authorization.missing(access, request.headers.get("authorization", ""))
-    if missing:
-        raise HTTPError(401, f"{missing} is needed; send the header Authorization: Bearer TOKEN")
+    refusal = authorization.refuse(access, request.headers.get("authorization", ""))
+    if refusal is None:
+        return
+    if refusal.missing:
+        raise HTTPError(401, f"{refusal.missing} is needed; send the header Authorization: Bearer TOKEN")
+    seconds = max(1, math.ceil(refusal.retry_after))
+    raise HTTPError(429, f"this token has sent its requests; try again in {seconds} s", {"Retry-After": str(seconds)})
 
 
 def _endpoint(operation: Operation) -> Callable[[Request], object]:

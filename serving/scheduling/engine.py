@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,43 +11,11 @@ from serving.model.card import Card
 from serving.model.predictor import Predictor
 from serving.model.repository import Entry
 from serving.scheduling.batcher import Batcher, Run
+from serving.scheduling.statistics import Statistics
 from serving.settings import Settings
 
 Probabilities = NDArray[np.float32]
 OnBatch = Callable[[int, list[float], float], None]
-
-
-@dataclass
-class Statistics:
-    """What an engine has run since it was made.
-
-    Attributes:
-        runs: number of runs of the model.
-        images: of all runs.
-        requests: whose images were in them.
-        failures: requests whose run failed.
-        queued_seconds: that all requests waited together.
-        run_seconds: of all runs.
-        last_run: when the last one ended, in seconds since 1970.
-        by_size: runs and their seconds by number of images.
-    """
-
-    runs: int = 0
-    images: int = 0
-    requests: int = 0
-    failures: int = 0
-    queued_seconds: float = 0.0
-    run_seconds: float = 0.0
-    last_run: float = 0.0
-    by_size: dict[int, tuple[int, float]] = field(default_factory=dict)
-
-    def count(self, images: int, queued: list[float], seconds: float) -> None:
-        """Count one run, as `OnBatch`."""
-        self.runs, self.images, self.requests = self.runs + 1, self.images + images, self.requests + len(queued)
-        self.queued_seconds, self.run_seconds = self.queued_seconds + sum(queued), self.run_seconds + seconds
-        self.last_run = time.time()
-        runs, total = self.by_size.get(images, (0, 0.0))
-        self.by_size[images] = runs + 1, total + seconds
 
 
 class Engine:
@@ -65,7 +32,7 @@ class Engine:
         """
         self.predictor, self.max_batch = predictor, settings.max_batch
         self.entry = entry or Entry(predictor.card.name, predictor.card.version, predictor.path)
-        self.statistics = Statistics()
+        self.statistics = Statistics(len(predictor.card.classes))
 
         def counted(images: int, queued: list[float], seconds: float) -> None:
             self.statistics.count(images, queued, seconds)
@@ -73,10 +40,20 @@ class Engine:
 
         self._users, self._unused = 0, asyncio.Event()
 
-        self._explain: Run = lambda images: list(predictor.predict_and_explain(images))
+        def predict(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+            probabilities = predictor.predict(images)
+            self.statistics.count_predictions(probabilities)
+            return [probabilities]
+
+        def explain(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+            probabilities, heatmaps = predictor.predict_and_explain(images)
+            self.statistics.count_predictions(probabilities)
+            return [probabilities, heatmaps]
+
+        self._explain = explain
         # Plain and explaining requests share one queue and one thread, since they share one session.
         self._batcher = Batcher(
-            lambda images: [predictor.predict(images)],
+            predict,
             max_batch=settings.max_batch,
             max_delay_ms=settings.max_delay_ms,
             max_queue=settings.max_queue,

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -29,7 +30,9 @@ def running(model: Path, home: Path, *options: str) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def process_of(model: Path, home: Path, *options: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+def process_of(
+    model: Path, home: Path, *options: str, tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
     """As `running`; yields the process too."""
     log = home / "serve.log"
     for attempt in range(3):
@@ -38,7 +41,8 @@ def process_of(model: Path, home: Path, *options: str) -> Iterator[tuple[httpx.C
         if not _lost_its_port(process, log) or attempt == 2:
             break
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+        base = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        with httpx.Client(base_url=base, timeout=30, trust_env=False, verify=tls or True) as client:
             for _ in range(300):
                 assert process.poll() is None, log.read_text()
                 if _is_ready(client):

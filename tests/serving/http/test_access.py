@@ -1,12 +1,14 @@
 """Tokens, request ids and the log, on a real server."""
 
 import json
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from serving.http.access import Tokens
+from serving.http import access
+from serving.http.access import Token, Tokens
 from tests.conftest import Command
 from tests.serving.http.test_app import PNG, error
 from tests.serving.server import running
@@ -18,13 +20,65 @@ def test_tokens_in_a_file(tmp_path: Path) -> None:
     path.write_text("# old\nfirst-token\n\n  second-token \n")
     tokens = Tokens.read(path)
     for header in ("Bearer first-token", "bearer second-token", "Bearer  first-token"):
-        assert tokens.accept(header)
+        assert tokens.find(header)
     for header in ("", "Bearer", "Bearer ", "first-token", "Basic first-token", "Bearer first-toke", "Bearer # old"):
-        assert not tokens.accept(header)
-    for text in ("", "# only\n", "two words\n", "\u00e9\n"):
+        assert tokens.find(header) is None
+    for text in ("", "# only\n", "\u00e9\n"):
         path.write_text(text)
         with pytest.raises(ConfigError, match="needs at least one token"):
             Tokens.read(path)
+    for text in ("two words\n", "token 0\n", "token -1\n", "token inf\n", "token nan\n"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="is not a number of requests a second"):
+            Tokens.read(path)
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "LOOK", 0.0)
+    path = tmp_path / "tokens"
+    path.write_text("first\n")
+    tokens = Tokens.read(path)
+    for text, accepted in (
+        ("second\n", "second"),
+        ("", "second"),
+        (None, "second"),
+        ("third 5\n", "third"),
+    ):
+        if text is None:
+            path.unlink()
+        else:
+            path.write_text(text)
+        for name in ("first", "second", "third"):
+            assert (tokens.find(f"Bearer {name}") is not None) == (name == accepted), (text, name)
+
+
+def test_a_tokens_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(access.time, "monotonic", lambda: now)
+    token = Token(b"", rate=5)
+    assert [token.take() for _ in range(10)] == [0.0] * 10, "two seconds' worth at once"
+    assert token.take() == pytest.approx(0.2)
+    now += 1
+    assert [token.take() for _ in range(5)] == [0.0] * 5 and token.take() > 0
+    now += 1000
+    assert [token.take() for _ in range(10)] == [0.0] * 10 and token.take() > 0
+    slow = Token(b"", rate=0.1)
+    assert slow.take() == 0 and slow.take() == pytest.approx(10)
+
+
+def test_too_many_requests_of_one_token(sample_model: Path, data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("slow 1\nfast\n")
+    with running(sample_model, tmp_path, "--tokens", str(tmp_path / "tokens")) as client:
+
+        def get(token: str) -> httpx.Response:
+            return client.get("/v1/model", headers={"Authorization": f"Bearer {token}"})
+
+        assert [get("slow").status_code for _ in range(2)] == [200, 200]
+        refused = get("slow")
+        assert "has sent its requests" in error(refused, 429, "queue_full") and refused.headers["Retry-After"] == "1"
+        assert {get("fast").status_code for _ in range(20)} == {200}
+        time.sleep(1.1)
+        assert get("slow").status_code == 200
 
 
 def test_a_missing_file_of_tokens_starts_no_server(command: Command, sample_model: Path, tmp_path: Path) -> None:
