@@ -11,16 +11,16 @@ from xtrain.console import FilePath
 from xtrain.options import check, click_options
 from xtrain.signals import ending_at_once
 
+PATHS = ("tokens", "admin_tokens", "certificate", "key")  # options, resolved before the server changes its folder
+
 
 @click.command(name="xserve", context_settings=console.SETTINGS)
 @click.argument("model", type=FilePath(), metavar="MODEL")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
-@click.option("--certificate", type=FilePath(), metavar="FILE", help="Serve TLS with this PEM file's certificate.")
-@click.option("--key", type=FilePath(), metavar="FILE", help="PEM file of its key, if it is not in the same file.")
 @click_options(Settings, environment=True, without=("model",))
 @console.shared_options
-def serve(model: Path, host: str, port: int, certificate: Path | None, key: Path | None, **options: Any) -> None:
+def serve(model: Path, host: str, port: int, **options: Any) -> None:
     """Serve an exported file, or a folder of them, over HTTP with BentoML until SIGTERM or Ctrl-C.
 
     MODEL is an .onnx that xexport wrote. In a folder, models lie at NAME/VERSION/model.onnx or beside each other.
@@ -29,17 +29,18 @@ def serve(model: Path, host: str, port: int, certificate: Path | None, key: Path
     """
     with ending_at_once():
         from serving.http.access import Authorization
-        from serving.launch import Address, launch
+        from serving.launch import Address, check_grpc, launch
         from serving.model.devices import choose, has_driver
         from serving.model.repository import ModelRepository
         from serving.scheduling.models import Models
 
-    paths = {name: options[name].resolve() for name in ("tokens", "admin_tokens") if options[name]}
+    paths = {name: options[name].resolve() for name in PATHS if options[name]}
     settings = Settings(**{**options, **paths, "model": model.resolve()})
     check(settings)
     Authorization.read(settings)
-    address = Address(host, port, certificate and certificate.resolve(), key and key.resolve())
-    address.check()
+    address = Address.of(settings, host, port)
+    if settings.grpc:
+        check_grpc(settings)
     # Every fault of the file shows here, in one line, before a server starts.
     repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
     Models(settings, repository, lambda *_: None).start(settings.model, lambda note: None)

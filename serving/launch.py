@@ -1,6 +1,7 @@
 """Starts the BentoML server in place of this process, so that signals and the exit code are its own."""
 
 import errno
+import importlib.util
 import os
 import socket
 import ssl
@@ -61,14 +62,20 @@ class Address:
         scheme = "http" if self.certificate is None else "https"
         return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
-    def check(self) -> None:
-        """Refuse what cannot be listened on.
+    @classmethod
+    def of(cls, settings: Settings, host: str, port: int) -> "Address":
+        """Return a checked address, with the settings' certificate.
 
         Raises:
             ConfigError: not an address of this machine, or a certificate or key that cannot be used.
             OutputError: the port is in use or not allowed.
         """
-        check_address(self.host, self.port)
+        address = cls(host, port, settings.certificate, settings.key)
+        check_address(host, port)
+        address._check_certificate()
+        return address
+
+    def _check_certificate(self) -> None:
         if self.key is not None and self.certificate is None:
             raise ConfigError("--key is of no use without --certificate")
         if self.certificate is not None:
@@ -77,6 +84,21 @@ class Address:
             except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
                 files = " and ".join(str(path) for path in (self.certificate, self.key) if path)
                 raise ConfigError(f"{files}: no certificate with its unencrypted key, in PEM ({error})") from error
+
+
+def check_grpc(settings: Settings) -> None:
+    """Refuse an address of gRPC that cannot be listened on.
+
+    Raises:
+        ConfigError: not HOST:PORT, not of this machine, or gRPC is not installed.
+        OutputError: the port is in use or not allowed.
+    """
+    if importlib.util.find_spec("grpc") is None:
+        raise ConfigError("--grpc: gRPC is not installed; install xtrain[grpc]")
+    host, _, port = settings.grpc.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536):
+        raise ConfigError(f"--grpc {settings.grpc!r} is not HOST:PORT, such as 127.0.0.1:3001")
+    check_address(host.strip("[]"), int(port))
 
 
 def launch(settings: Settings, address: Address) -> NoReturn:

@@ -6,7 +6,6 @@ environment (`XTRAIN_MODEL`, `XTRAIN_DEVICE`, `XTRAIN_MAX_BATCH`, …); `xserve`
 
 import asyncio
 import os
-from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -75,17 +74,27 @@ def create_service(settings: Settings) -> Any:
     class Classifier:
         """Loads the model once a worker; the routes are the app's."""
 
+        grpc: Any = None
+
         def __init__(self) -> None:
             models.start(settings.model, process.say)
             app.state.metrics.on_models(models)
-            with suppress(RuntimeError):  # without an event loop, the first large image starts a decoder
-                asyncio.get_running_loop().create_task(app.state.decoders.start())
+            self.starting = asyncio.get_running_loop().create_task(self.start())
             process.freeze_garbage_collector()
             process.silence_access_log()
             if ADDRESS in os.environ:  # started by xserve, and the socket is open by now
                 names = ", ".join(dict.fromkeys(engine.name for engine in models))
                 device = next(iter(models)).predictor.label
                 process.say(f"{names} on {os.environ[ADDRESS]} ({device}; Ctrl-C stops it)")
+
+        async def start(self) -> None:
+            """Start a decoder, so that nobody waits for it, and gRPC where it is wanted."""
+            await app.state.decoders.start()
+            if settings.grpc:
+                from serving.grpc import server
+
+                self.grpc = await server.start(app, settings)
+                process.say(f"gRPC on {settings.grpc}")
 
         @bentoml.api(route="/v1/classify")  # type: ignore[untyped-decorator]
         async def classify(self, images: np.ndarray, top: int | None = None) -> dict[str, Any]:
@@ -104,6 +113,9 @@ def create_service(settings: Settings) -> Any:
         @bentoml.on_shutdown  # type: ignore[untyped-decorator]
         async def close(self) -> None:
             """Answer what is in flight, refuse what comes after."""
+            await self.starting
+            if self.grpc is not None:
+                await self.grpc.stop(settings.timeout)
             await models.close()
             await app.state.decoders.close()
 

@@ -54,6 +54,18 @@ class Settings:
     max_connections: int = option(
         1024, low=1, high=1_000_000, help="Connections; beyond, idle ones are closed, and new ones get 503."
     )
+    grpc: str = option(
+        "", metavar="HOST:PORT", default_text="not at all", help="Answer gRPC there too; needs xtrain[grpc]."
+    )
+    certificate: Path | None = option(
+        None,
+        metavar="FILE",
+        default_text="no TLS",
+        help="PEM file of the certificate, for TLS, with its key or without.",
+    )
+    key: Path | None = option(
+        None, metavar="FILE", default_text="in the same file", help="PEM file of the certificate's key."
+    )
     tokens: Path | None = option(
         None,
         metavar="FILE",

@@ -23,7 +23,7 @@ ROOMS = {
         *("model_card", "publish", "export", "cli"),
     ],
     "scoring": ["options", "solution", "readers", "score", "evaluate", "predict", "cli"],
-    "serving": ["model", "images", "settings", "scheduling", "process", "http", "launch", "service", "cli"],
+    "serving": ["model", "images", "settings", "scheduling", "process", "http", "grpc", "launch", "service", "cli"],
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from serving import process
+from serving.http.errors import HTTPError
 from serving.settings import Settings
 from xtrain.errors import ConfigError
 
@@ -147,6 +148,13 @@ class Refusal:
 
     missing: str = ""
     retry_after: float = 0.0
+
+    def error(self) -> HTTPError:
+        """Return the answer: 401 or 429."""
+        if self.missing:
+            return HTTPError(401, f"{self.missing} is needed; send the header Authorization: Bearer TOKEN")
+        seconds = str(max(1, math.ceil(self.retry_after)))
+        return HTTPError(429, f"this token has sent its requests; try again in {seconds} s", {"Retry-After": seconds})
 
 
 @dataclass(frozen=True)

@@ -63,20 +63,29 @@ async def infer(request: Request) -> Response:
     content = await bodies.read(request)
     length = _json_length(request, content)
     head, pixels = await decoding.parse(request, content[:length])
-    images = _images(head, pixels, memoryview(content)[length:], model)
-    requested = _requested_outputs(head, model)
-    deadline = context(request).deadline
+    images = input_images(head, pixels, memoryview(content)[length:], model)
+    tensors = await run(model, images, requested_outputs(head, model), context(request).deadline)
+    answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
+    if isinstance(head.get("id"), str):
+        answer["id"] = head["id"]
+    return _encoded(answer, tensors)
+
+
+async def run(
+    model: Engine, images: NDArray[np.uint8], requested: list[RequestedOutput], deadline: float
+) -> list[tuple[RequestedOutput, Tensor]]:
+    """Return the requested outputs of images (N, H, W, C), each with its tensor.
+
+    Raises:
+        QueueFull, DeadlinePassed, Stopping: as the engine.
+    """
     results: dict[str, NDArray[np.float32]] = {}
     if any(output.name == HEATMAP for output in requested):
         results[OUTPUT], heatmaps = await model.predict_and_explain(images, deadline)
         results[HEATMAP] = heatmaps[:, None]
     else:
         results[OUTPUT] = await model.predict(images, deadline)
-    answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
-    if isinstance(head.get("id"), str):
-        answer["id"] = head["id"]
-    tensors = [(output, _tensor(results[output.name], output, model.card.classes)) for output in requested]
-    return _encoded(answer, tensors)
+    return [(output, _tensor(results[output.name], output, model.card.classes)) for output in requested]
 
 
 def _tensor(values: NDArray[np.float32], output: RequestedOutput, classes: tuple[str, ...]) -> Tensor:
@@ -120,10 +129,20 @@ def _json_length(request: Request, content: bytes) -> int:
     return int(header)
 
 
-def _images(
+def input_images(
     head: dict[str, Any], pixels: NDArray[np.uint8] | None, binary: memoryview, model: Engine
 ) -> NDArray[np.uint8]:
-    """Return the one input tensor as (N, H, W, C) uint8."""
+    """Return the one input tensor of a request as (N, H, W, C) uint8.
+
+    Args:
+        head: the request as JSON, without the values of its tensor.
+        pixels: the values, if they were in the JSON.
+        binary: the values, if they followed it.
+        model: whose native size they must have.
+
+    Raises:
+        HTTPError: 422, another name, type or shape; 400, another number of bytes than it says.
+    """
     inputs = head.get("inputs")
     if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], dict)):
         raise HTTPError(422, f"the request needs one input, {INPUT}")
@@ -150,8 +169,12 @@ def _images(
     return bodies.check_images(images, model.card.shape)
 
 
-def _requested_outputs(head: dict[str, Any], model: Engine) -> list[RequestedOutput]:
-    """Return the outputs asked for; by default all of them."""
+def requested_outputs(head: dict[str, Any], model: Engine) -> list[RequestedOutput]:
+    """Return the outputs that a request asks for; by default all of them.
+
+    Raises:
+        HTTPError: 422, the model has no such output.
+    """
     parameters = head.get("parameters") or {}
     all_binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
     names = [OUTPUT, HEATMAP] if model.card.explain is not None else [OUTPUT]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,7 +16,10 @@ from serving.http.threads import run_in_thread
 from serving.images.pixels import json_object
 from serving.model.repository import Entry, ModelRepository
 from serving.scheduling.engine import Engine
+from serving.scheduling.models import Models
 from xtrain.errors import XtrainError
+
+NO_PARAMETERS = "a model is loaded as it lies in the repository, without parameters"
 
 
 async def list_models(request: Request) -> Response:
@@ -29,15 +33,37 @@ async def list_models(request: Request) -> Response:
 
 async def index(request: Request) -> Response:
     """Answer with every model of the repository, and whether it is loaded; with `{"ready": true}` only the loaded."""
-    loaded = models(request)
     content = await bodies.read(request, may_be_empty=True)
     only_ready = bool(json_object(content).get("ready")) if content else False
+    return JSONResponse(await described(models(request), only_ready))
+
+
+async def load(request: Request) -> Response:
+    """Load all versions of a model of the repository, or load them anew; all or none."""
+    content = await bodies.read(request, may_be_empty=True)
+    if content and json_object(content).get("parameters"):
+        raise HTTPError(422, NO_PARAMETERS)
+    context(request).run_to_completion()
+    await load_model(request.app, request.path_params["name"])
+    return JSONResponse({})
+
+
+async def unload(request: Request) -> Response:
+    """Take all versions of a model out; requests that use it are answered first."""
+    await bodies.read(request, may_be_empty=True)
+    context(request).run_to_completion()
+    await unload_model(request.app, request.path_params["name"])
+    return JSONResponse({})
+
+
+async def described(loaded: Models, only_ready: bool) -> list[dict[str, str]]:
+    """Return name, version, state and reason of the repository's models, or of the loaded ones alone."""
     ready = {(engine.name, engine.version) for engine in loaded}
     entries = {(engine.name, engine.version): engine.entry for engine in loaded}
     if loaded.repository is not None and not only_ready:
         for entry in await run_in_thread(loaded.repository.entries):
             entries.setdefault((entry.name, entry.version), entry)
-    described = [
+    return [
         {
             "name": name,
             "version": version,
@@ -46,38 +72,36 @@ async def index(request: Request) -> Response:
         }
         for (name, version), entry in sorted(entries.items())
     ]
-    return JSONResponse(described)
 
 
-async def load(request: Request) -> Response:
-    """Load all versions of a model of the repository, or load them anew; all or none."""
-    name, loaded = request.path_params["name"], models(request)
-    content = await bodies.read(request, may_be_empty=True)
-    parameters = json_object(content).get("parameters") if content else None
-    if parameters:
-        raise HTTPError(422, "a model is loaded as it lies in the repository, without parameters")
-    context(request).run_to_completion()
-    repository = _repository(request)
+async def load_model(app: Starlette, name: str) -> None:
+    """Load all versions of a model, or load them anew; all or none.
+
+    Raises:
+        HTTPError: 404, the repository has no such model; 422, one version cannot be loaded.
+    """
+    loaded: Models = app.state.models
+    repository = _repository(loaded)
     async with loaded.lock:
         entries = [entry for entry in await run_in_thread(repository.entries) if entry.name == name]
         if not entries:
             raise HTTPError(404, "the repository has no model of this name")
-        engines = await _made(request, entries)
-        _retire(request, [before for engine in engines if (before := loaded.put(engine)) is not None])
-        await _keep(request)
-    return JSONResponse({})
+        engines = await _made(loaded, entries)
+        _retire(app, [before for engine in engines if (before := loaded.put(engine)) is not None])
+        await _keep(loaded)
 
 
-async def unload(request: Request) -> Response:
-    """Take all versions of a model out; requests that use it are answered first."""
-    loaded = models(request)
-    await bodies.read(request, may_be_empty=True)
-    context(request).run_to_completion()
-    _repository(request)
+async def unload_model(app: Starlette, name: str) -> None:
+    """Take all versions of a model out; requests that use it are answered first.
+
+    Raises:
+        ModelNotFound: it is not loaded, or is the default one.
+    """
+    loaded: Models = app.state.models
+    _repository(loaded)
     async with loaded.lock:
-        _retire(request, loaded.remove(request.path_params["name"]))
-        await _keep(request)
-    return JSONResponse({})
+        _retire(app, loaded.remove(name))
+        await _keep(loaded)
 
 
 async def swap(request: Request) -> Response:
@@ -90,37 +114,36 @@ async def swap(request: Request) -> Response:
     path = body["path"]
     if not isinstance(path, str):
         raise HTTPError(422, "path is not a name")
-    repository = _repository(request)
+    repository = _repository(loaded)
     async with loaded.lock:
         before = loaded.find()
         try:
             entry = await run_in_thread(lambda: repository.entry(path))
         except XtrainError as error:
             raise HTTPError(422, str(error)) from error
-        (engine,) = await _made(request, [entry])
+        (engine,) = await _made(loaded, [entry])
         replaced = loaded.put(engine)
         loaded.default = engine.name
         if replaced is not before:
             loaded.take_out(before)
-        _retire(request, [one for one in (before, replaced) if one is not None])
-        await _keep(request)
+        _retire(request.app, [one for one in (before, replaced) if one is not None])
+        await _keep(loaded)
     return JSONResponse({"model": engine.name, "version": engine.version, "sha256": engine.predictor.digest})
 
 
-def _repository(request: Request) -> ModelRepository:
-    repository = models(request).repository
-    if repository is None:
+def _repository(loaded: Models) -> ModelRepository:
+    if loaded.repository is None:
         raise HTTPError(422, "this server has no folder of models")
-    return repository
+    return loaded.repository
 
 
-async def _made(request: Request, entries: list[Entry]) -> list[Engine]:
+async def _made(loaded: Models, entries: list[Entry]) -> list[Engine]:
     """Return the engines of all entries.
 
     Raises:
         HTTPError: 422, one of them cannot be loaded; none of them is used.
     """
-    loaded, engines = models(request), list[Engine]()
+    engines = list[Engine]()
     try:
         for entry in entries:
             engines.append(await run_in_thread(lambda entry=entry: loaded.make(entry)))  # type: ignore[misc]
@@ -130,19 +153,19 @@ async def _made(request: Request, entries: list[Entry]) -> list[Engine]:
     return engines
 
 
-def _retire(request: Request, engines: Iterable[Engine]) -> None:
+def _retire(app: Starlette, engines: Iterable[Engine]) -> None:
     """Close engines once their last requests are over."""
-    loop, retiring = asyncio.get_running_loop(), request.app.state.retiring
+    loop, retiring = asyncio.get_running_loop(), app.state.retiring
     for engine in dict.fromkeys(engines):
         task = loop.create_task(engine.retire())
         retiring.add(task)  # the loop itself keeps no task alive
         task.add_done_callback(retiring.discard)
         # A second later, when nothing refers to it any more.
         task.add_done_callback(lambda _: loop.call_later(1, process.freeze_garbage_collector))
-    request.app.state.metrics.on_models(models(request))
+    app.state.metrics.on_models(app.state.models)
 
 
-async def _keep(request: Request) -> None:
+async def _keep(loaded: Models) -> None:
     """Write down what answers now; where the repository is read-only, a restart begins as the server was started."""
-    if reason := await run_in_thread(models(request).keep_selection):
+    if reason := await run_in_thread(loaded.keep_selection):
         process.say(f"note: what is served now is not kept for a restart: {reason}")

@@ -3,7 +3,6 @@
 The router (`routes`), who may send what, and the OpenAPI description are made of it.
 """
 
-import math
 from collections.abc import Callable
 
 from starlette.requests import Request
@@ -257,12 +256,8 @@ def _check_access(request: Request, access: Access) -> None:
     """
     authorization: Authorization = request.app.state.authorization
     refusal = authorization.refuse(access, request.headers.get("authorization", ""))
-    if refusal is None:
-        return
-    if refusal.missing:
-        raise HTTPError(401, f"{refusal.missing} is needed; send the header Authorization: Bearer TOKEN")
-    seconds = max(1, math.ceil(refusal.retry_after))
-    raise HTTPError(429, f"this token has sent its requests; try again in {seconds} s", {"Retry-After": str(seconds)})
+    if refusal is not None:
+        raise refusal.error()
 
 
 def _endpoint(operation: Operation) -> Callable[[Request], object]:

@@ -23,9 +23,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(model: Path, home: Path, *options: str) -> Iterator[httpx.Client]:
+def running(model: Path, home: Path, *options: str, tls: ssl.SSLContext | None = None) -> Iterator[httpx.Client]:
     """Start the service, wait at most 60 s until it is ready, stop it by its own id; yields a client."""
-    with process_of(model, home, *options) as (client, _):
+    with process_of(model, home, *options, tls=tls) as (client, _):
         yield client
 
 

@@ -1,0 +1,143 @@
+"""The gRPC server: tokens, memory, deadlines, counters and the log around every call."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from starlette.applications import Starlette
+
+from serving.grpc.inference import Inference
+from serving.grpc.messages import SERVICE
+from serving.http import errors
+from serving.http.access import Access, Authorization
+from serving.http.accesslog import AccessLog
+from serving.settings import Settings
+
+METHODS: dict[str, Access] = {
+    "ServerLive": "open",
+    "ServerReady": "open",
+    "ModelReady": "token",
+    "ServerMetadata": "token",
+    "ModelMetadata": "token",
+    "ModelInfer": "token",
+    "RepositoryIndex": "token",
+    "RepositoryModelLoad": "admin",
+    "RepositoryModelUnload": "admin",
+}
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+
+async def start(app: Starlette, settings: Settings) -> grpc.aio.Server:
+    """Return a server that answers at the settings' address."""
+    calls = Calls(app, settings)
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", settings.max_batch_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 1),
+            ("grpc.keepalive_time_ms", 60_000),
+        ],
+        maximum_concurrent_rpcs=settings.max_connections,
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, calls.handlers()),))
+    if settings.certificate is None:
+        server.add_insecure_port(settings.grpc)
+    else:
+        chain = settings.certificate.read_bytes()
+        key = (settings.key or settings.certificate).read_bytes()
+        server.add_secure_port(settings.grpc, grpc.ssl_server_credentials([(key, chain)]))
+    await server.start()
+    return server
+
+
+class Calls:
+    """Wraps the methods of `Inference`."""
+
+    def __init__(self, app: Starlette, settings: Settings) -> None:
+        """Make the handlers of an app.
+
+        A call's message is received by its handler, after the token was checked, and only so many at a time: gRPC
+        tells no message's size before it is whole, so this bounds what is not in the memory budget yet.
+        """
+        self.app, self.settings, self.inference = app, settings, Inference(app)
+        self.receiving = asyncio.Semaphore(max(4, settings.memory_budget // settings.max_batch_bytes))
+        self.log = AccessLog()
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        """Return gRPC's handlers by method."""
+        names = self.inference.messages
+        return {
+            method: grpc.stream_unary_rpc_method_handler(
+                self._handler(method, access),
+                request_deserializer=names[f"{method}Request"].FromString,
+                response_serializer=names[f"{method}Response"].SerializeToString,
+            )
+            for method, access in METHODS.items()
+        }
+
+    def _handler(self, method: str, access: Access) -> Callable[[AsyncIterator[Any], Any], Awaitable[Any]]:
+        words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in method).lstrip("_")
+        answer: Callable[[Any, float], Awaitable[Any]] = getattr(self.inference, words)
+
+        async def handler(messages: AsyncIterator[Any], call: Any) -> Any:
+            began, status = time.perf_counter(), 499
+            metadata = {key: value for key, value in call.invocation_metadata() if isinstance(value, str)}
+            memory = self.app.state.budget.reservation()
+            try:
+                self._check_access(access, metadata.get("authorization", ""))
+                seconds = min(self.settings.timeout, call.time_remaining() or self.settings.timeout)
+                async with asyncio.timeout(seconds):
+                    async with self.receiving:
+                        request = await anext(messages)
+                        memory.reserve(request.ByteSize())
+                    result = await answer(request, time.monotonic() + seconds)
+                status = 200
+                return result
+            except (Exception, StopAsyncIteration) as error:
+                status, message = _describe(error)
+                if status == 500:
+                    logging.getLogger(__name__).exception("a call failed", exc_info=error)
+                await call.abort(CODES[status], message)
+            finally:
+                memory.release()
+                took = time.perf_counter() - began
+                self.app.state.metrics.requests.labels(f"grpc_{words}", str(status)).inc()
+                self.app.state.metrics.seconds.labels(f"grpc_{words}").observe(took)
+                self.log.add((metadata.get("x-request-id", "")[:128], ""), "GRPC", f"/{SERVICE}/{method}", status, took)
+
+        return handler
+
+    def _check_access(self, access: Access, header: str) -> None:
+        """Refuse a call whose token does not admit it.
+
+        Raises:
+            HTTPError: 401, 429.
+        """
+        authorization: Authorization = self.app.state.authorization
+        refusal = authorization.refuse(access, header)
+        if refusal is not None:
+            raise refusal.error()
+
+
+def _describe(error: BaseException) -> tuple[int, str]:
+    """Return the HTTP status and the message of an error."""
+    if isinstance(error, TimeoutError):
+        return 504, "no answer within the server's timeout or the call's deadline"
+    if isinstance(error, StopAsyncIteration):
+        return 400, "the call has no message"
+    assert isinstance(error, Exception)
+    return errors.describe(error)
