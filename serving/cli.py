@@ -8,6 +8,7 @@ import click
 from serving.settings import Settings
 from xtrain import console
 from xtrain.console import FilePath
+from xtrain.errors import XtrainError
 from xtrain.options import check, click_options
 from xtrain.signals import ending_at_once
 
@@ -18,9 +19,10 @@ PATHS = ("tokens", "admin_tokens", "certificate", "key")  # options, resolved be
 @click.argument("model", type=FilePath(), metavar="MODEL")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
+@click.option("--check", "only_check", is_flag=True, help="Try model, device and memory, print a table, and end.")
 @click_options(Settings, environment=True, without=("model",))
 @console.shared_options
-def serve(model: Path, host: str, port: int, **options: Any) -> None:
+def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -> None:
     """Serve an exported file, or a folder of them, over HTTP with BentoML until SIGTERM or Ctrl-C.
 
     MODEL is an .onnx that xexport wrote. In a folder, models lie at NAME/VERSION/model.onnx or beside each other.
@@ -37,6 +39,9 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
     paths = {name: options[name].resolve() for name in PATHS if options[name]}
     settings = Settings(**{**options, **paths, "model": model.resolve()})
     check(settings)
+    if only_check:
+        print_checks(settings)
+        return
     Authorization.read(settings)
     address = Address.of(settings, host, port)
     if settings.grpc:
@@ -48,6 +53,18 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
         choice = choose(settings.placement)
         click.echo(f"note: --device {settings.device} computes with {choice.label}: {choice.reason}", err=True)
     launch(settings, address)
+
+
+def print_checks(settings: Settings) -> None:
+    """Print a table of what is found as it is found; exit code 1 if anything is at fault."""
+    from serving.check import check_all
+
+    faults = 0
+    for finding in check_all(settings):
+        faults += finding.fault
+        click.echo(f"{'FAULT' if finding.fault else 'ok':5}  {finding.what:42}  {finding.found}")
+    if faults:
+        raise XtrainError(f"{faults} of the lines above say FAULT; mend them before this serves anybody")
 
 
 def main() -> NoReturn:

@@ -23,7 +23,19 @@ ROOMS = {
         *("model_card", "publish", "export", "cli"),
     ],
     "scoring": ["options", "solution", "readers", "score", "evaluate", "predict", "cli"],
-    "serving": ["model", "images", "settings", "scheduling", "process", "http", "grpc", "launch", "service", "cli"],
+    "serving": [
+        "model",
+        "images",
+        "settings",
+        "scheduling",
+        "process",
+        "http",
+        "grpc",
+        "launch",
+        "check",
+        "service",
+        "cli",
+    ],
 }
 
 

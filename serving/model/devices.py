@@ -170,6 +170,18 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return min(cores, limit) if limit > 0 else cores  # -1 is none, too
 
 
+def driver_version() -> str:
+    """Return the newest CUDA that the driver runs, such as `13.0`; empty without a driver."""
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        return ""
+    version = ctypes.c_int(0)
+    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return ""
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
 def has_driver() -> bool:
     """Return whether a CUDA driver is installed here."""
     try:

@@ -233,6 +233,8 @@ def _session(path: Path, content: bytes, placement: Placement, choice: Choice) -
     options.intra_op_num_threads = placement.usable_threads()
     # Threads that spin for more work take a core from the server: 1.7 x the CPU seconds for the same images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if choice.providers[0] != "CPUExecutionProvider":  # for `xserve --check`, which counts the nodes left to the CPU
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.log_severity_level = 3  # errors only: what is wrong is raised below, not logged
     try:
         # Without the fallback, with which a run that fails on a GPU is repeated on the CPU, from then on.
