@@ -3,9 +3,11 @@
 import ctypes
 import gc
 import logging
+import signal
 import sys
 
 # Of glibc's malloc.h.
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
 
@@ -53,6 +55,12 @@ def allow_files(connections: int) -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard)
         )
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it does, however that ends; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def say(message: str) -> None:

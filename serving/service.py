@@ -27,7 +27,17 @@ from serving.scheduling.models import Models
 from serving.settings import Settings
 from xtrain.options import from_environment
 
-NO_TIMEOUT = 10 * 365 * 86_400  # seconds
+
+class NoTimeout(float):
+    """A number of seconds that BentoML's schema takes, and that its app takes for none.
+
+    BentoML's own timeout would answer in another shape. It also keeps a timer a request until the time is over,
+    answered or not, and until then a request whose client left, so that a server could not stop.
+    """
+
+    def __bool__(self) -> bool:
+        """Return that this is none."""
+        return False
 
 
 class RoutesMiddleware:
@@ -64,7 +74,7 @@ def create_service(settings: Settings) -> Any:
         name="xtrain",
         description="Image classification with one exported file. For research, not for diagnosis.",
         workers=1,  # one queue and one model, which a swap changes for all; more machines, not more workers
-        traffic={"timeout": NO_TIMEOUT},  # the app has its own; this one would answer in another shape
+        traffic={"timeout": NoTimeout(settings.timeout)},
         # Request tracing is always on in BentoML and its largest single cost: 1.6-2.8 x the requests without.
         tracing={"excluded_urls": "v1,v2,metrics"},
         # Its metrics label the raw path, so that anybody can grow them; the app has its own at the same route.
@@ -77,6 +87,7 @@ def create_service(settings: Settings) -> Any:
         grpc: Any = None
 
         def __init__(self) -> None:
+            process.end_with_parent()
             models.start(settings.model, process.say)
             app.state.metrics.on_models(models)
             self.starting = asyncio.get_running_loop().create_task(self.start())

@@ -6,11 +6,11 @@ read.
 
 import asyncio
 import contextlib
-import re
 import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
+import httptools
 import orjson
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -20,19 +20,7 @@ from serving.http import errors
 DISCONNECT = "xtrain.disconnect"  # the scope's extension with the connection's `DisconnectCallbacks`
 ALWAYS_ANSWERED = {b"/livez", b"/readyz", b"/healthz", b"/metrics", b"/v2/health/live", b"/v2/health/ready"}
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers, as in nginx; trailers and chunk extensions alike
-UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """Return some bytes of a head in which an offer of another protocol is a header without a meaning.
-
-    The parser would take what follows the head for the other protocol: Java's HttpClient offers h2c with its first
-    request, and its body was lost. A server may ignore the offer (RFC 9110, section 7.8).
-    """
-    if b"pgrade" not in data and b"PGRADE" not in data:
-        return data
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return b"".join([UPGRADE.sub(b"\r\nignored:", head), end, rest])
+LINGER = 5.0  # seconds of silence after which a client that has its answer is taken to be done with its body
 
 
 class _DroppingTransport:
@@ -124,14 +112,26 @@ class BoundedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse some bytes, unless they make a head too long."""
         if self._lingering is not None:
+            self._linger()
             return
         self._progressed = False
-        super().data_received(data if self._in_body else _without_upgrade(data))
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as offer:
+                data = self._without_upgrade(data[offer.args[0] :])
+            except httptools.HttpParserError:
+                self.send_400_response("")
+                return
         if self._progressed:
             self._head_bytes = 0
         else:
             self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD:
+        if self._head_bytes > MAX_HEAD and self._in_body:  # of trailers, or of a chunk's extensions
+            self._socket.close()
+        elif self._head_bytes > MAX_HEAD:
             self._refuse(431, f"the head of the request is longer than {MAX_HEAD} bytes")
         elif self._idle and self._request_timer is None and not self.transport.is_closing():
             self._start_request_timer()
@@ -145,6 +145,8 @@ class BoundedConnection(HttpToolsProtocol):
         """Stop the timer; the body has a deadline of its own."""
         self._progressed, self._in_head, self._in_body = True, False, True
         self._stop_request_timer()
+        if self.parser.should_upgrade():
+            return  # the request begins once its head is parsed again, without the offer
         self.open[self] = self.open.pop(self, None)  # to the end
         if len(self.open) > self.most and self.url.partition(b"?")[0] not in ALWAYS_ANSWERED:
             self._refused = True
@@ -165,6 +167,8 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note the end of a request."""
         self._progressed, self._in_body = True, False
+        if self.parser.should_upgrade():
+            return
         if self._draining is not None:
             self._draining.cancel()
             self._draining = None
@@ -173,8 +177,40 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, in the shape of every other error."""
-        self._refuse(400, "this is not HTTP")
+        """Refuse what is not HTTP, in the shape of every other error, once the requests before it are answered."""
+        if self._may_answer:
+            self._refuse(400, "this is not HTTP")
+        else:
+            self.cycle.keep_alive = False
+            self._socket.pause_reading()
+
+    def shutdown(self) -> None:
+        """End the connection for a server that stops: at once if it only waits for a client to stop sending."""
+        if self._lingering is not None:
+            self._socket.abort()
+        else:
+            super().shutdown()
+
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """Return the head that was just parsed without its offer of another protocol, and what follows it.
+
+        The parser takes what follows for the other protocol: Java's HttpClient offers h2c with its first request, and
+        its body was lost. A server may ignore the offer (RFC 9110, section 7.8). What follows is told by the parser
+        itself: whoever looked for the header in the bytes could be made to take a body for the next request.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._in_body = False
+            self._refuse(400, "CONNECT is not taken")
+            return b""
+        lines = [
+            b"%s: %s" % (name, _kept(value) if name == b"connection" else value)
+            for name, value in self.headers  # whose names uvicorn has in lower case
+            if name not in (b"upgrade", b"http2-settings")
+        ]
+        version = self.parser.get_http_version().encode()
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([b"%s %s HTTP/%s" % (method, self.url, version), *lines, b"", b""]) + rest
 
     def pause_writing(self) -> None:
         """Start the timer of a client that does not read as fast as it is written to."""
@@ -192,6 +228,11 @@ class BoundedConnection(HttpToolsProtocol):
     def _idle(self) -> bool:
         """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def _may_answer(self) -> bool:
+        """Whether an answer from here would be that of the request that is being read, and the only one."""
+        return self._idle or (self._in_body and not self.pipeline and not self.cycle.response_started)
 
     def _make_room(self) -> None:
         """Close the connection that is longest without a request; a new one never is."""
@@ -238,15 +279,23 @@ class BoundedConnection(HttpToolsProtocol):
         if not self._in_body or self._socket.is_closing():
             self._socket.close()
         elif self._lingering is None:
-            self._lingering = self.loop.call_later(self.seconds, self._socket.abort)
+            self._linger_end = self.loop.time() + self.seconds
+            self._linger()
             if self._socket.can_write_eof():
                 self._socket.write_eof()
             self._socket.resume_reading()
 
+    def _linger(self) -> None:
+        """Wait on for the end of a client that is still sending."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+        seconds = max(0.0, min(LINGER, self._linger_end - self.loop.time()))
+        self._lingering = self.loop.call_later(seconds, self._socket.abort)
+
     def _refuse(self, status: int, message: str) -> None:
         if self.transport.is_closing():
             return
-        if self._idle:  # otherwise it would be taken for the response to the request before
+        if self._may_answer:  # otherwise it would be taken for the response to the request before
             identifier = uuid.uuid4().hex
             self.logger.warning("refused before it was a request: %s (%s)", message, identifier)
             content = orjson.dumps({"error": {**errors.error_object(status, message), "request_id": identifier}})
@@ -256,6 +305,12 @@ class BoundedConnection(HttpToolsProtocol):
             self.transport.close()
         else:
             self._socket.close()
+
+
+def _kept(value: bytes) -> bytes:
+    """Return the value of a Connection header without what belongs to an offer."""
+    words = [word.strip() for word in value.split(b",")]
+    return b", ".join(word for word in words if word.lower() not in (b"upgrade", b"http2-settings"))
 
 
 def install(seconds: float, most: int) -> None:

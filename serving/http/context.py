@@ -68,8 +68,8 @@ class RequestContext:
             raise HTTPError(408, late, {"Connection": "close"}) from error
 
     def extend(self, length: int) -> None:
-        """Move the deadline by what so many bytes of a body may take to come."""
-        self._move_deadline(self.deadline + length / MIN_RATE)
+        """Move the deadline by what so many bytes of a body may take to come, to the timeout from now at most."""
+        self._move_deadline(min(self.deadline + length / MIN_RATE, time.monotonic() + self.timeout))
 
     def _move_deadline(self, deadline: float) -> None:
         if self._alarm is not None and (when := self._alarm.when()) is not None:
@@ -90,14 +90,13 @@ class RequestContext:
         return self._engine
 
     def body_received(self, scope: Scope) -> None:
-        """Bound the rest of the deadline, and cancel the request should its client disconnect before its response.
+        """Cancel the request should its client disconnect before its response.
 
         The connection calls back (`connection`, by the scope's extension); under another server nothing is noticed.
         Waiting for ASGI's `http.disconnect` would do under any, but lets uvicorn read on: requests that a client
         pipelines would then fill the memory outside of the budget.
         """
         self._body_received = True
-        self._move_deadline(min(self.deadline, time.monotonic() + self.timeout))
         handler = asyncio.current_task()
         self._on_disconnect = scope.get("extensions", {}).get(DISCONNECT)
         if self._on_disconnect is not None and self._cancel is None and handler is not None:

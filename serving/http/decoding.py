@@ -5,6 +5,7 @@ first told what it needs, reserves that of the memory budget, and its request de
 """
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from serving.http.errors import HTTPError
 from serving.images.messages import Task
 from serving.images.pixels import MAX_JSON, parse_pixels
 from serving.images.pool import PIXELS_MEMORY, SMALL_MEMORY, DecoderPool, NeedsMemory
-from xtrain.images import MAX_PIXELS, ImageTooLarge, decode_image, fit, is_simple
+from xtrain.images import MAX_PIXELS, SIMPLE_SIDE, ImageTooLarge, decode_image, fit, is_simple
 
 MIB = 1024 * 1024
 MAX_DECODING = 320 * MIB  # that one image may take: 25 megapixels of RGBA and their RGB over white take 200
@@ -39,10 +40,11 @@ async def decode(request: Request, content: bytes, thumbnail: int = 0) -> tuple[
     current, metrics, shape = context(request), request.app.state.metrics, engine(request).card.shape
     if is_simple(content):
         began = time.perf_counter()
-        image = decode_image(content)
-        pixels = fit(image, shape)
-        metrics.decoded.observe(time.perf_counter() - began)
-        return pixels, image if thumbnail else None
+        with suppress(ImageTooLarge):  # Pillow reads another size from it; then it is none that is simple
+            image = decode_image(content, SIMPLE_SIDE * SIMPLE_SIDE)
+            pixels = fit(image, shape)
+            metrics.decoded.observe(time.perf_counter() - began)
+            return pixels, image if thumbnail else None
     pool: DecoderPool = request.app.state.decoders
     try:
         task = Task("image", SMALL_MEMORY, 0, shape, thumbnail)

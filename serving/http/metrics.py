@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from serving.scheduling.engine import Engine
 from serving.scheduling.statistics import BINS
@@ -55,17 +55,10 @@ class Metrics:
             "Reserved of the memory budget: bodies under way beyond their first 64 KiB, unpacked arrays included.",
             registry=self.registry,
         )
-        self.model = Gauge(
-            "xtrain_model",
-            "1 for each model that answers.",
-            ["name", "version", "digest", "provider"],
-            registry=self.registry,
-        )
-
         if sys.platform == "linux":
             ProcessCollector(registry=self.registry)
         self.engines: Iterable[Engine] = ()
-        self.registry.register(_Predictions(self))
+        self.registry.register(_Models(self))
 
     def on_batch(self, images: int, queued: list[float], ran: float) -> None:
         """Count one run."""
@@ -75,26 +68,24 @@ class Metrics:
             self.queued.observe(seconds)
 
     def on_models(self, engines: Iterable[Engine]) -> None:
-        """Set the models that answer now."""
+        """Remember the models that answer."""
         self.engines = engines
-        self.model.clear()
-        for engine in engines:
-            labels = (engine.name, engine.version, engine.predictor.digest, engine.predictor.provider)
-            self.model.labels(*labels).set(1)
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-class _Predictions:
-    """What the models answer, read from their statistics when it is asked for: a drift of the data shows here."""
+class _Models:
+    """The models and what they answer, read from their statistics when asked for: a drift of the data shows here."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the counts by class and by confidence."""
+        """Yield the models, and their counts by class and by confidence."""
+        identity = ["name", "version", "digest", "provider"]
+        loaded = GaugeMetricFamily("xtrain_model", "1 for each model that answers.", labels=identity)
         names = ["model", "version"]
         classes = CounterMetricFamily(
             "xtrain_predictions", "Images by their most probable class.", labels=[*names, "class"]
@@ -103,11 +94,13 @@ class _Predictions:
             "xtrain_confidence", "Probability of an image's most probable class.", labels=names
         )
         for engine in self._metrics.engines:
+            loaded.add_metric([engine.name, engine.version, engine.predictor.digest, engine.predictor.provider], 1)
             model, counted = [engine.name, engine.version], engine.statistics
             for label, count in zip(engine.card.classes, counted.classes.tolist(), strict=True):
                 classes.add_metric([*model, label], count)
             above = np.cumsum(counted.confidences).tolist()
             bounds = [f"{(number + 1) / BINS:g}" for number in range(BINS - 1)] + ["+Inf"]
             confidence.add_metric(model, list(zip(bounds, above, strict=True)), counted.confidence_sum)
+        yield loaded
         yield classes
         yield confidence

@@ -87,7 +87,10 @@ async def load_model(app: Starlette, name: str) -> None:
         if not entries:
             raise HTTPError(404, "the repository has no model of this name")
         engines = await _made(loaded, entries)
-        _retire(app, [before for engine in engines if (before := loaded.put(engine)) is not None])
+        versions = {entry.version for entry in entries}
+        gone = [engine for engine in loaded if engine.name == name and engine.version not in versions]
+        replaced = [before for engine in engines if (before := loaded.put(engine)) is not None]
+        _retire(app, [*replaced, *(engine for engine in gone if loaded.take_out(engine))])
         await _keep(loaded)
 
 
@@ -122,11 +125,11 @@ async def swap(request: Request) -> Response:
         except XtrainError as error:
             raise HTTPError(422, str(error)) from error
         (engine,) = await _made(loaded, [entry])
-        replaced = loaded.put(engine)
-        loaded.default = engine.name
-        if replaced is not before:
-            loaded.take_out(before)
-        _retire(request.app, [one for one in (before, replaced) if one is not None])
+        replaced = [one for one in (loaded.put(engine),) if one is not None]
+        loaded.default, loaded.default_version = engine.name, engine.version
+        if loaded.replaces and loaded.take_out(before):
+            replaced.append(before)
+        _retire(request.app, replaced)
         await _keep(loaded)
     return JSONResponse({"model": engine.name, "version": engine.version, "sha256": engine.predictor.digest})
 
@@ -145,6 +148,7 @@ async def _made(loaded: Models, entries: list[Entry]) -> list[Engine]:
     """
     engines = list[Engine]()
     try:
+        loaded.check_memory(entries)
         for entry in entries:
             engines.append(await run_in_thread(lambda entry=entry: loaded.make(entry)))  # type: ignore[misc]
     except XtrainError as error:
@@ -162,7 +166,6 @@ def _retire(app: Starlette, engines: Iterable[Engine]) -> None:
         task.add_done_callback(retiring.discard)
         # A second later, when nothing refers to it any more.
         task.add_done_callback(lambda _: loop.call_later(1, process.freeze_garbage_collector))
-    app.state.metrics.on_models(app.state.models)
 
 
 async def _keep(loaded: Models) -> None:

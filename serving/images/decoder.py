@@ -22,7 +22,7 @@ from xtrain.images import fit, open_image
 if sys.platform != "win32":
     import resource
 
-NICENESS = 5  # the event loop and the model come first
+NICENESS = 3  # the event loop and the model come first
 SLACK = 64 * 1024 * 1024  # bytes beyond a task's memory: the file itself, what libraries allocate
 
 
@@ -42,12 +42,12 @@ def main() -> None:
         task, content = received
         _limit(task, len(content))
         outcome, raw = _decode(task, content)
-        if sys.platform != "win32":
-            signal.setitimer(signal.ITIMER_REAL, 0)
         del content, received
         responses.write(lead(outcome, len(raw)))
         responses.write(raw)
         responses.flush()
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _receive(stream: BinaryIO) -> tuple[Task, bytes] | None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from xtrain.errors import XtrainError
 
 MAX_JSON = 16 * 1024 * 1024  # bytes of the text; Python objects take many times its room
+MAX_HEAD = 64 * 1024  # bytes of it that are no pixels
 
 
 class UnreadableJSON(XtrainError):
@@ -41,15 +42,17 @@ def parse_pixels(content: bytes) -> tuple[dict[str, Any], NDArray[np.uint8] | No
 
     Raises:
         UnreadableJSON: not JSON, or no object.
-        WrongPixels: ragged, empty, or other values than whole numbers from 0 to 255.
+        WrongPixels: ragged, empty, or other values than whole numbers from 0 to 255, or much beside them.
     """
-    head = json_object(content)
-    if "images" in head:
-        return head, numbers(head.pop("images"))
+    head, data = json_object(content), None
     inputs = head.get("inputs")
-    if isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], dict) and "data" in inputs[0]:
-        return head, numbers(inputs[0].pop("data"))
-    return head, None
+    if "images" in head:
+        data = numbers(head.pop("images"))
+    elif isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], dict) and "data" in inputs[0]:
+        data = numbers(inputs[0].pop("data"))
+    if len(content) > MAX_HEAD and len(orjson.dumps(head)) > MAX_HEAD:
+        raise WrongPixels(f"the JSON beside the pixels is longer than {MAX_HEAD} bytes")
+    return head, data
 
 
 def numbers(data: Any) -> NDArray[np.uint8]:

@@ -29,6 +29,7 @@ SMALL_MEMORY = 8 * MIB  # that a small image takes while it is decoded: two mega
 SMALL_BYTES = 512 * 1024  # of a small task's file
 PIXELS_MEMORY = 256 * MIB  # for parsing pixels as JSON: 16 MiB of text take 160 MiB
 GRACE = 0.25  # seconds that a task whose client left may go on, before its process is killed and replaced
+ENDED = (EOFError, OSError, RuntimeError)  # how a decoder's end shows
 ERRORS: dict[str, type[XtrainError]] = {
     error.__name__: error for error in (UnreadableImage, UnsupportedImage, ImageTooLarge, UnreadableJSON, WrongPixels)
 }
@@ -78,7 +79,8 @@ class Decoder:
 
     async def start(self) -> None:
         """Start the process unless it runs."""
-        if self._starting is None:
+        has_ended = self._process is not None and self._process.returncode is not None
+        if self._starting is None or has_ended:
             self._starting = asyncio.ensure_future(self._start())
         await asyncio.shield(self._starting)
 
@@ -86,7 +88,7 @@ class Decoder:
         """Return the outcome of a task and its raw bytes.
 
         Raises:
-            EOFError, OSError: the process ended meanwhile.
+            EOFError, OSError, RuntimeError: the process ended meanwhile; uvloop raises the latter.
         """
         await self.start()
         assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
@@ -129,7 +131,7 @@ class DecoderPool:
         self.size = max(2, decoders)
         self._idle = [Decoder() for _ in range(self.size)]
         self._free, self._free_for_large = asyncio.Semaphore(self.size), asyncio.Semaphore(self.size - 1)
-        self._background: set[asyncio.Future[Any]] = set()
+        self._exchanges, self._chores = set[asyncio.Future[Any]](), set[asyncio.Future[Any]]()
 
     async def start(self) -> None:
         """Start a first process, so that nobody waits for it."""
@@ -153,7 +155,7 @@ class DecoderPool:
             outcome, raw = await self._run(task, content, deadline, is_large)
         except MemoryError as error:
             raise ImageTooLarge("decoding the image takes more memory than its header says; save it again") from error
-        except (EOFError, OSError) as error:
+        except ENDED as error:
             raise UnreadableImage("the image ended the process that decoded it; save it again") from error
         if outcome.needs:
             raise NeedsMemory(outcome.needs, outcome.picture_pixels)
@@ -173,21 +175,24 @@ class DecoderPool:
         task = Task("pixels", PIXELS_MEMORY, 0)
         try:
             outcome, raw = await self._run(task, content, deadline, len(content) > SMALL_BYTES)
-        except (MemoryError, EOFError, OSError) as error:
+        except (MemoryError, *ENDED) as error:
             raise ImageTooLarge("the JSON holds too many lists or numbers; send the images as binary data") from error
         array = np.frombuffer(raw, np.uint8).reshape(outcome.shape) if outcome.shape else None
         return outcome.head or {}, array
 
     async def close(self) -> None:
         """End all processes."""
-        await asyncio.gather(*(decoder.kill() for decoder in self._idle), return_exceptions=True)
-        await asyncio.gather(*self._background, return_exceptions=True)
+        for exchange in self._exchanges:
+            exchange.cancel()
+        while self._exchanges or self._chores:
+            await asyncio.wait({*self._exchanges, *self._chores})
+        await asyncio.gather(*(decoder.kill() for decoder in self._idle))
 
     async def _run(self, task: Task, content: bytes, deadline: float, is_large: bool) -> tuple[Outcome, bytes]:
         """Run a task on the next free decoder."""
         loop = asyncio.get_running_loop()
         running = loop.create_task(self._exchange(task, content, deadline, is_large))
-        self._keep(running)
+        self._keep(running, self._exchanges)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 outcome, raw = await asyncio.shield(running)
@@ -207,24 +212,32 @@ class DecoderPool:
     async def _exchange(self, task: Task, content: bytes, deadline: float, is_large: bool) -> tuple[Outcome, bytes]:
         """Run a task once it may, and replace the process if it did not come to its end."""
         async with self._free_for_large if is_large else nullcontext(), self._free:
-            decoder = self._idle.pop()
             try:
-                result = await decoder.exchange(replace(task, seconds=deadline - time.monotonic()), content)
-            except BaseException:
-                another = Decoder()
-                self._idle.append(another)
-                self._keep(asyncio.ensure_future(decoder.kill()))
-                self._keep(asyncio.ensure_future(another.start()))
-                raise
-            self._idle.append(decoder)
-            return result
+                return await self._exchange_once(task, content, deadline)
+            except ENDED:  # perhaps while it was idle, by whatever else happens on the machine
+                return await self._exchange_once(task, content, deadline)
 
-    def _keep(self, task: "asyncio.Future[Any]") -> None:
+    async def _exchange_once(self, task: Task, content: bytes, deadline: float) -> tuple[Outcome, bytes]:
+        """Run a task on an idle decoder, which is replaced if it did not come to its end."""
+        decoder = self._idle.pop()
+        try:
+            result = await decoder.exchange(replace(task, seconds=deadline - time.monotonic()), content)
+        except BaseException:
+            another = Decoder()
+            self._idle.append(another)
+            self._keep(asyncio.ensure_future(decoder.kill()), self._chores)
+            self._keep(asyncio.ensure_future(another.start()), self._chores)
+            raise
+        self._idle.append(decoder)
+        return result
+
+    def _keep(self, task: "asyncio.Future[Any]", tasks: "set[asyncio.Future[Any]]") -> None:
         """Keep a task alive that nobody may be waiting for; asyncio would log its error."""
-        self._background.add(task)
-        task.add_done_callback(self._forget)
 
-    def _forget(self, task: "asyncio.Future[Any]") -> None:
-        self._background.discard(task)
-        if not task.cancelled():
-            task.exception()
+        def forget(ended: "asyncio.Future[Any]") -> None:
+            tasks.discard(ended)
+            if not ended.cancelled():
+                ended.exception()
+
+        tasks.add(task)
+        task.add_done_callback(forget)

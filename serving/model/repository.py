@@ -24,12 +24,14 @@ class Entry:
         name: of the model.
         version: of the model.
         path: the file.
+        place: its path below the repository, as it was when the entry was made.
         fault: why it cannot be loaded, as far as its header and card tell; empty if it can.
     """
 
     name: str
     version: str
     path: Path
+    place: str = ""
     fault: str = ""
 
 
@@ -44,7 +46,7 @@ class ModelRepository:
         """Return what the folder holds, by name and then version, numbers in their order; empty if it is gone."""
         found = [self._file_entry(path) for path in self.folder.glob("*.onnx")]
         for path in self.folder.glob(f"*/*/{MODEL_FILE}"):
-            found.append(self._checked(Entry(path.parent.parent.name, path.parent.name, path)))
+            found.append(self._checked(path.parent.parent.name, path.parent.name, path))
         entries: dict[tuple[str, str], Entry] = {}
         for entry in sorted(found, key=lambda entry: (entry.name, natural(entry.version), str(entry.path))):
             entries.setdefault((entry.name, entry.version), entry)
@@ -68,7 +70,7 @@ class ModelRepository:
             raise ModelFileError("the path leads out of the folder of models; copy the file there")
         place = resolved.relative_to(self.folder).parts
         if len(place) == 3 and place[2] == MODEL_FILE:
-            entry = self._checked(Entry(place[0], place[1], resolved))
+            entry = self._checked(place[0], place[1], resolved)
         else:
             entry = self._file_entry(resolved)
         if entry.fault:
@@ -86,27 +88,26 @@ class ModelRepository:
             raise ModelFileError(f"{entry.path.name}: leads out of the folder of models; copy the file there")
         return Predictor(entry.path, self.placement, self.max_batch)
 
-    def relative(self, entry: Entry) -> str:
-        """Return the entry's path below the folder."""
-        return entry.path.resolve().relative_to(self.folder).as_posix()
-
     def _file_entry(self, path: Path) -> Entry:
         """Return the entry of a file that is named by its card, or by itself where that cannot be read."""
         try:
             card = read_card(path)
         except ModelFileError as error:
-            return Entry(path.stem, "", path, str(error))
-        return self._checked(Entry(card.name, card.version, path))
+            return Entry(path.stem, "", path, self._place(path), str(error))
+        return self._checked(card.name, card.version, path)
 
-    def _checked(self, entry: Entry) -> Entry:
-        """Return the entry with its fault, if it has one."""
+    def _checked(self, name: str, version: str, path: Path) -> Entry:
+        """Return an entry with its fault, if it has one."""
         try:
-            if not entry.path.resolve().is_relative_to(self.folder):
-                raise ModelFileError(f"{entry.path.name}: leads out of the folder of models; copy the file there")
-            read_card(entry.path)
+            if not path.resolve().is_relative_to(self.folder):
+                raise ModelFileError(f"{path.name}: leads out of the folder of models; copy the file there")
+            read_card(path)
         except ModelFileError as error:
-            return Entry(entry.name, entry.version, entry.path, str(error))
-        return entry
+            return Entry(name, version, path, self._place(path), str(error))
+        return Entry(name, version, path, self._place(path))
+
+    def _place(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
 
 def natural(version: str) -> list[tuple[int, int, str]]:

@@ -20,12 +20,14 @@ class Selection:
         loaded: paths below the repository of the models that are loaded.
         unloaded: and of those that were unloaded.
         default: name of the model that answers where none is named.
+        version: of the default model; empty for its latest.
     """
 
     source: str
     loaded: tuple[str, ...]
     unloaded: tuple[str, ...]
     default: str
+    version: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> "Selection | None":
@@ -33,7 +35,7 @@ class Selection:
         try:
             values = json.loads((folder / FILE).read_text(encoding="utf-8"))
             loaded, unloaded = (tuple(map(str, values[name])) for name in ("loaded", "unloaded"))
-            return cls(str(values["source"]), loaded, unloaded, str(values["default"]))
+            return cls(str(values["source"]), loaded, unloaded, str(values["default"]), str(values["version"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from serving.model.card import Card
 from serving.model.predictor import Predictor
 from serving.model.repository import Entry
-from serving.scheduling.batcher import Batcher, Run
+from serving.scheduling.batcher import Batcher, DeadlinePassed, QueueFull, Run, Stopping
 from serving.scheduling.statistics import Statistics
 from serving.settings import Settings
 
@@ -118,8 +118,8 @@ class Engine:
             part = images[start : start + self.max_batch]
             try:
                 parts.append(await self._batcher.submit(part, max(0.0, deadline - time.monotonic()), run))
-            except Exception:
-                self.statistics.failures += 1
+            except Exception as error:
+                self.statistics.failures += not isinstance(error, QueueFull | DeadlinePassed | Stopping)
                 raise
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 

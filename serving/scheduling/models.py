@@ -1,7 +1,7 @@
 """The models that answer: engines by name and version, one of them for requests that name none."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from serving.model import onnxfile
@@ -30,14 +30,18 @@ class Models:
 
     Attributes:
         default: name of the model that answers where none is named; empty while none is loaded.
+        default_version: of that model; None for its latest.
+        replaces: whether a swap takes the default model before out, as where the server was started with one file.
     """
 
     def __init__(self, settings: Settings, repository: ModelRepository | None, on_batch: OnBatch) -> None:
         """Make an empty set; `on_batch` is told of every run of every model."""
         self.settings, self.repository, self._on_batch = settings, repository, on_batch
-        self.default, self.lock = "", asyncio.Lock()
+        self.default, self.replaces = "", True
+        self.default_version: str | None = None
+        self.lock = asyncio.Lock()
         self._engines: dict[tuple[str, str], Engine] = {}
-        self._source = ""
+        self._source, self._unloaded = "", set[str]()
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(list(self._engines.values()))
@@ -55,6 +59,8 @@ class Models:
         if not self._engines:
             raise NoModel("the model is still loading; try again when /readyz answers 200")
         wanted = name or self.default
+        if not name and version is None:
+            version = self.default_version
         if version is not None and (engine := self._engines.get((wanted, version))) is not None:
             return engine
         if version is None and (versions := self.versions(wanted)):
@@ -74,12 +80,14 @@ class Models:
         """
         assert self.repository is not None
         chosen = Selection.read(self.repository.folder)
-        is_file = not source.is_dir()
+        is_file = self.replaces = not source.is_dir()
         self._source = onnxfile.sha256(source) if is_file and source.is_file() else ""
         if chosen is not None and chosen.source != self._source:
             chosen = None
+        self._unloaded = set(chosen.unloaded if chosen else ())
         for entry in self._first_entries(source, chosen, say):
             try:
+                self.check_memory([entry])
                 self.put(self.make(entry))
             except XtrainError as error:
                 if is_file and chosen is None:
@@ -96,28 +104,36 @@ class Models:
                 f"--default-model {wanted}: not among the loaded models, {', '.join(sorted(set(names)))}"
             )
         self.default = wanted if wanted in names else names[0]
+        if chosen is not None and self.default == chosen.default and chosen.version in self.versions(self.default):
+            self.default_version = chosen.version
+
+    def check_memory(self, entries: Sequence[Entry]) -> None:
+        """Refuse models that, beside those that they do not replace, have more bytes than all may have.
+
+        Raises:
+            ModelFileError: they do, or a file cannot be looked at.
+        """
+        keys = {(entry.name, entry.version) for entry in entries}
+        others = sum(engine.predictor.size for key, engine in self._engines.items() if key not in keys)
+        try:
+            size = sum(entry.path.stat().st_size for entry in entries)
+        except OSError as error:
+            raise ModelFileError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+        limit = self.settings.model_memory
+        if others + size > limit and (others or len(entries) > 1):
+            told = f"the other loaded models have {others} bytes, what is to be loaded {size}"
+            raise ModelFileError(f"{told}, and --model-memory is {limit}; unload one first")
 
     def make(self, entry: Entry) -> Engine:
         """Return a loaded, verified and warmed-up engine that does not answer yet; blocks.
 
         Raises:
-            ModelFileError: a file that cannot be trusted, or beyond the memory of all models.
+            ModelFileError: a file that cannot be trusted.
             ConfigError: the device did not load.
         """
         assert self.repository is not None
         if entry.fault:
             raise ModelFileError(entry.fault)
-        replaced = self._engines.get((entry.name, entry.version))
-        others = sum(engine.predictor.size for engine in self._engines.values() if engine is not replaced)
-        try:
-            size = entry.path.stat().st_size
-        except OSError as error:
-            raise ModelFileError(f"{entry.path}: cannot be read ({error.strerror or error})") from error
-        if others and others + size > self.settings.model_memory:
-            raise ModelFileError(
-                f"the loaded models have {others} bytes, this one {size}, and --model-memory is "
-                f"{self.settings.model_memory}; unload one first"
-            )
         engine = Engine(self.repository.load(entry), self.settings, self._on_batch, entry)
         engine.warm_up()
         return engine
@@ -126,7 +142,7 @@ class Models:
         """Let a warmed-up predictor answer, as the default model; return its engine."""
         engine = Engine(predictor, self.settings, self._on_batch)
         self.put(engine)
-        self.default = engine.name
+        self.default, self.default_version = engine.name, None
         return engine
 
     def versions(self, name: str) -> list[str]:
@@ -138,6 +154,7 @@ class Models:
         key = engine.name, engine.version
         before = self._engines.get(key)
         self._engines[key] = engine
+        self._unloaded.discard(engine.entry.place)
         self.default = self.default or engine.name
         return before
 
@@ -152,24 +169,26 @@ class Models:
             raise ModelNotFound(f"{name} is not loaded")
         if name == self.default:
             raise ModelNotFound(f"{name} is the default model, which stays; make another one the default first")
-        return [self._engines.pop(key) for key in keys]
+        engines = [self._engines.pop(key) for key in keys]
+        self._unloaded |= {engine.entry.place for engine in engines}
+        return engines
 
     def take_out(self, engine: Engine) -> Engine | None:
         """Take one engine out unless another one has its place by now; return it if it was taken out."""
         key = engine.name, engine.version
-        return self._engines.pop(key) if self._engines.get(key) is engine else None
+        if self._engines.get(key) is not engine:
+            return None
+        if key == (self.default, self.default_version):
+            self.default_version = None
+        return self._engines.pop(key)
 
     def keep_selection(self) -> str:
         """Write down what answers now; return why that was not possible, empty if it was."""
         assert self.repository is not None
-        loaded = [engine.entry.path.resolve() for engine in self._engines.values()]
-        unloaded = [entry for entry in self.repository.entries() if entry.path.resolve() not in loaded]
-        return Selection(
-            self._source,
-            tuple(self.repository.relative(engine.entry) for engine in self._engines.values()),
-            tuple(self.repository.relative(entry) for entry in unloaded if not entry.fault),
-            self.default,
-        ).write(self.repository.folder)
+        loaded = tuple(engine.entry.place for engine in self._engines.values())
+        unloaded = tuple(sorted(self._unloaded))
+        chosen = Selection(self._source, loaded, unloaded, self.default, self.default_version or "")
+        return chosen.write(self.repository.folder)
 
     async def close(self) -> None:
         """Answer what waits, refuse the rest."""
@@ -187,8 +206,7 @@ class Models:
         for entry in entries:
             if entry.fault:
                 say(f"note: {entry.path}: not loaded ({entry.fault})")
-        unloaded = chosen.unloaded if chosen else ()
-        return [entry for entry in entries if not entry.fault and self.repository.relative(entry) not in unloaded]
+        return [entry for entry in entries if not entry.fault and entry.place not in self._unloaded]
 
     def _still_there(self, name: str, say: Say) -> Entry | None:
         assert self.repository is not None

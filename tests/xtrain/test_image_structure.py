@@ -1,6 +1,7 @@
 """Hostile files: refused in milliseconds, by their structure; and what real encoders write is taken."""
 
 import io
+import struct
 import subprocess
 import sys
 import time
@@ -68,6 +69,13 @@ def test_what_encoders_write_has_few_pieces(format: str, monkeypatch: pytest.Mon
         check_structure(encoded(noise, format, **({"progressive": True} if format == "JPEG" else {})))
 
 
+def two_headers(image: Image.Image) -> bytes:
+    """A PNG that is small at first and of 25 megapixels by its second header, which Pillow takes."""
+    content = encoded(image, "PNG")
+    large = hostile.png_chunk(b"IHDR", struct.pack(">IIBBBBB", 5000, 5000, 8, 2, 0, 0, 0))
+    return content[:33] + large + content[33:]
+
+
 def test_only_small_images_without_extras_are_simple(data_dir: Path) -> None:
     with Image.open(data_dir / "tiles" / "LYM-TCGA-MDKEPPHR.png") as opened:
         tile = opened.convert("RGB")
@@ -92,6 +100,7 @@ def test_only_small_images_without_extras_are_simple(data_dir: Path) -> None:
         *(encoded(small, format, exif=exif) for format in ("PNG", "JPEG", "WEBP")),
         encoded(small, "JPEG", icc_profile=b"x" * 200),
         encoded(small, "PNG") + bytes(20_000),
+        two_headers(small),
         b"",
         b"\x89PNG\r\n\x1a\n",
         b"\xff\xd8",

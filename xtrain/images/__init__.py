@@ -8,12 +8,13 @@ file cannot become a large array or hours of work.
 from xtrain.images.conversion import convert_image, fit
 from xtrain.images.decoding import MAX_PIXELS, EncodedImage, decode, decode_image, open_image, read_image
 from xtrain.images.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
-from xtrain.images.structure import FORMATS, MEDIA_TYPES, is_simple
+from xtrain.images.structure import FORMATS, MEDIA_TYPES, SIMPLE_SIDE, is_simple
 
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
     "MEDIA_TYPES",
+    "SIMPLE_SIDE",
     "EncodedImage",
     "ImageTooLarge",
     "UnreadableImage",

@@ -121,7 +121,7 @@ def _is_small(width: int, height: int) -> bool:
 
 def _is_simple_png(content: bytes) -> bool:
     for count, (kind, _) in enumerate(_chunks(content), 1):
-        if kind not in SIMPLE_CHUNKS or count > SIMPLE_PIECES:
+        if kind not in SIMPLE_CHUNKS or count > SIMPLE_PIECES or (kind == b"IHDR") != (count == 1):
             return False
     return _is_small(int.from_bytes(content[16:20]), int.from_bytes(content[20:24]))
 

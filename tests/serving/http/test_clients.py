@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -133,6 +134,65 @@ def test_fetch_of_node(client: httpx.Client, tile: Path, large: Path, tmp_path: 
     command = ["node", str(tmp_path / "client.js"), address(client), str(tile), str(large), TOKEN]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.split() == ["200", "413"], done.stderr
+
+
+def answers(connection: socket.socket, count: int) -> list[tuple[int, bytes]]:
+    """Statuses and bodies of so many answers on one connection."""
+    found, text = [], b""
+    while len(found) < count:
+        while b"\r\n\r\n" not in text:
+            text += connection.recv(65536)
+        head, _, text = text.partition(b"\r\n\r\n")
+        length = int(re.search(rb"content-length: (\d+)", head)[1])
+        while len(text) < length:
+            text += connection.recv(65536)
+        found.append((int(head.split()[1]), text[:length]))
+        text = text[length:]
+    assert not text
+    return found
+
+
+def test_an_offer_can_be_split_anywhere_and_its_body_is_no_request(client: httpx.Client) -> None:
+    """A body that looks like a request: taken for one, it would pass whatever checks the first request."""
+    body = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Type: image/png\r\n"
+    fields = f"Authorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
+    request = head + fields.encode() + body
+    address = ("127.0.0.1", client.base_url.port or 0)
+    for cut in [*range(1, len(request), 3), len(request)]:
+        with socket.create_connection(address, 10) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(request[:cut])
+            if cut < len(request):
+                time.sleep(0.002)
+                connection.sendall(request[cut:])
+            ((status, content),) = answers(connection, 1)
+            assert status == 400 and b"no image of a known format" in content, cut
+            connection.settimeout(0.01)
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
+    with socket.create_connection(address, 10) as connection:  # pipelined, in one segment
+        connection.sendall(b"\r\n\r\n" + request * 3)
+        assert [status for status, _ in answers(connection, 3)] == [400, 400, 400]
+    with socket.create_connection(address, 10) as connection:
+        connection.sendall(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_what_is_no_http_behind_a_request_does_not_cost_its_answer(client: httpx.Client) -> None:
+    body = npy(np.zeros((1, 28, 28, 3), np.uint8))
+    fields = f"Authorization: Bearer {TOKEN}\r\nContent-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n\r\n"
+    address = ("127.0.0.1", client.base_url.port or 0)
+    with socket.create_connection(address, 10) as connection:
+        connection.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n" + fields.encode() + body + b"\0\1garbage\r\n\r\n"
+        )
+        assert answers(connection, 1)[0][0] == 200
+        assert connection.recv(100) == b""
+    with socket.create_connection(address, 10) as connection:
+        head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n"
+        connection.sendall(head + f"Authorization: Bearer {TOKEN}\r\n\r\n".encode() + b"zz\r\nabc\r\n")
+        assert answers(connection, 1)[0][0] == 400
 
 
 @pytest.mark.parametrize("name", [b"Upgrade", b"upgrade", b"UPGRADE"])

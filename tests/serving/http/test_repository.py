@@ -151,6 +151,36 @@ def test_the_protocols_own_client(server: httpx.Client, exported: list[Path], fo
         client.close()
 
 
+def test_a_swap_in_a_folder_answers_with_the_version_that_it_says(
+    folder: Path, exported: list[Path], tmp_path: Path
+) -> None:
+    options_ = ("--admin-tokens", str(tmp_path / "admins"), "--default-model", "other")
+    with running(folder, tmp_path, *options_) as server:
+        answer = server.post("/v1/model", json={"path": "tissue/2/model.onnx"}, headers=ADMIN)
+        assert answer.status_code == 200 and answer.json()["version"] == "2"
+        content, probabilities = ask(server)
+        assert (content["model"], content["version"]) == ("tissue", "2")
+        np.testing.assert_allclose(probabilities, truth(exported[0]), atol=1e-5)
+        assert ask(server, model="tissue")[0]["version"] == "10" and ask(server, model="other")[0]["version"] == "1"
+    with running(folder, tmp_path, "--admin-tokens", str(tmp_path / "admins")) as server:
+        assert ask(server)[0]["version"] == "2", "kept for the next start"
+        # A version that is gone from the folder goes with the next load, and the default is the latest again.
+        shutil.rmtree(folder / "tissue" / "2")
+        # Nor does a file that became a link out of the folder break what has nothing to do with it.
+        (folder / "other" / "1" / "model.onnx").unlink()
+        (folder / "other" / "1" / "model.onnx").symlink_to(exported[0])
+        (folder / "new" / "1").mkdir(parents=True)
+        shutil.copy(exported[0], folder / "new" / "1" / "model.onnx")
+        assert server.post("/v2/repository/models/tissue/load", headers=ADMIN, content=b"").status_code == 200
+        assert ask(server)[0]["version"] == "10"
+        assert ("tissue", "2") not in states(server)
+        assert "leads out" in error(
+            server.post("/v2/repository/models/other/load", headers=ADMIN, content=b""), 422, "wrong_input"
+        )
+    with running(folder, tmp_path) as server:
+        assert states(server)["new", "1"] == "READY", "nobody unloaded it"
+
+
 def test_the_memory_of_all_models_has_a_limit(folder: Path, exported: list[Path], tmp_path: Path) -> None:
     sizes = sorted(path.stat().st_size for path in exported)
     limit = sum(sizes) - 1
@@ -159,6 +189,12 @@ def test_the_memory_of_all_models_has_a_limit(folder: Path, exported: list[Path]
         name = next(name for (name, _), state in states(server).items() if state != "READY" and name != "broken")
         answer = server.post(f"/v2/repository/models/{name}/load", headers=ADMIN, content=b"")
         assert "unload one first" in error(answer, 422, "wrong_input")
+        for version in range(20, 26):  # each small enough by itself
+            (folder / "many" / str(version)).mkdir(parents=True)
+            shutil.copy(exported[0], folder / "many" / str(version) / "model.onnx")
+        answer = server.post("/v2/repository/models/many/load", headers=ADMIN, content=b"")
+        assert "unload one first" in error(answer, 422, "wrong_input")
+        assert not any(name == "many" for (name, _), state in states(server).items() if state == "READY")
 
 
 def test_a_choice_survives_a_crash_and_a_restart(folder: Path, tmp_path: Path) -> None:

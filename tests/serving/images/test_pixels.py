@@ -38,6 +38,8 @@ def test_pixels_are_taken_out_of_either_kind_of_request() -> None:
     assert head == {"top": 3} and pixels is not None and pixels.tolist() == [[1, 2]]
     head, pixels = parse_pixels(b'{"inputs": [{"name": "images", "data": [7]}]}')
     assert head == {"inputs": [{"name": "images"}]} and pixels is not None and pixels.tolist() == [7]
+    with pytest.raises(WrongPixels, match="beside the pixels"):
+        parse_pixels(b'{"images": [[1]], "x": [' + b"1," * 40_000 + b"1]}")
     assert parse_pixels(b'{"inputs": [1]}') == ({"inputs": [1]}, None)
     for content in (b"", b"[]", b"{", b"\xff", b"[" * 100_000):
         with pytest.raises(UnreadableJSON):
