@@ -210,7 +210,7 @@ def main(model: Path, data: Path, rounds: int, clients: int, json_file: Path | N
         latencies.rows.extend(
             [name, beside, *percentiles(taken), str(len(taken))] for name, taken in watch.latencies.items()
         )
-    statuses = Table("", ["hostile request", "answers"])
+    statuses = Table("What each hostile request was answered with:", ["hostile request", "answers"])
     wrong = sum(under.faults.values()) + sum(quiet.faults.values())
     for request in attacks(card.shape, card.name):
         counted = answers[request.name]
