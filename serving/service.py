@@ -11,6 +11,7 @@ from typing import Any
 
 import bentoml
 import numpy as np
+import yaml
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -63,6 +64,8 @@ def create_service(settings: Settings) -> Any:
     Raises:
         ConfigError: a file of tokens that cannot be used.
     """
+    # `bentoml build` writes the configuration down.
+    yaml.SafeDumper.add_representer(NoTimeout, yaml.representer.SafeRepresenter.represent_float)
     process.limit_heap()
     process.allow_files(settings.max_connections)
     connection.install(settings.timeout, settings.max_connections)

@@ -124,7 +124,7 @@ def test_command(page: str, command: str, terminal: Terminal) -> None:
         pytest.skip("BreastMNIST must be downloaded, and there is no network in tests")
     done = terminal.run(command)
     if done is not None and name == "curl":
-        assert done.stdout.startswith("ID,CLASS" if "/v1/score" in command else '{"model"'), done.stdout
+        assert done.stdout.startswith("ID,CLASS" if "/v1/score" in command else ('{"model"', '{"default"')), done.stdout
 
 
 def test_the_python_block_runs(folder: Path, environment: dict[str, str]) -> None:

@@ -28,6 +28,7 @@ SLACK = 64 * 1024 * 1024  # bytes beyond a task's memory: the file itself, what 
 
 def main() -> None:
     """Serve until stdin ends."""
+    os.closerange(3, 65_536)  # the server's listening socket and log, which uvloop leaves open
     requests, responses = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not speak between the responses
     # Ctrl-C of a terminal and a stop of the container reach all processes; this one ends when the server does.
