@@ -104,11 +104,20 @@ def create_service(settings: Settings) -> Any:
         async def start(self) -> None:
             """Start a decoder, so that nobody waits for it, and gRPC where it is wanted."""
             await app.state.decoders.start()
-            if settings.grpc:
-                from serving.grpc import server
+            if not settings.grpc:
+                return
+            from serving.grpc import server
 
-                self.grpc = await server.start(app, settings)
-                process.say(f"gRPC on {settings.grpc}")
+            told = False
+            while self.grpc is None:  # a worker that ended may hold the port for a moment; until then this is not ready
+                try:
+                    self.grpc = await server.start(app, settings)
+                except (RuntimeError, OSError) as error:
+                    if not told:
+                        process.say(f"note: gRPC cannot listen on {settings.grpc} ({error}); trying again every second")
+                    told = True
+                    await asyncio.sleep(1)
+            process.say(f"gRPC on {settings.grpc}")
 
         @bentoml.api(route="/v1/classify")  # type: ignore[untyped-decorator]
         async def classify(self, images: np.ndarray, top: int | None = None) -> dict[str, Any]:
@@ -122,12 +131,13 @@ def create_service(settings: Settings) -> Any:
             return await classify_array(engine, checked, top, settings.timeout)
 
         def __is_ready__(self) -> bool:
-            return bool(models)
+            return bool(models) and (self.grpc is not None or not settings.grpc)
 
         @bentoml.on_shutdown  # type: ignore[untyped-decorator]
         async def close(self) -> None:
             """Answer what is in flight, refuse what comes after."""
-            await self.starting
+            self.starting.cancel()
+            await asyncio.wait([self.starting])
             if self.grpc is not None:
                 await self.grpc.stop(settings.timeout)
             await models.close()

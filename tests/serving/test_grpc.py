@@ -1,6 +1,8 @@
 """The Open Inference Protocol over gRPC with its reference client, beside HTTP on the same server."""
 
+import contextlib
 import shutil
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from typing import Any
 import grpc
 import httpx
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2
@@ -21,7 +24,8 @@ from serving.grpc.messages import MESSAGES, messages
 from serving.model.predictor import Predictor
 from tests.conftest import Command
 from tests.serving.http.test_operator import certificate  # noqa: F401
-from tests.serving.server import free_port, running
+from tests.serving.http.test_repository import is_worker, wait_for
+from tests.serving.server import free_port, process_of, running
 
 ADMIN = {"authorization": "Bearer root"}
 USER = {"authorization": "Bearer user"}
@@ -200,6 +204,29 @@ def test_tls_for_both(sample_model: Path, certificate: tuple[Path, Path], tmp_pa
         with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
             assert call(b"", timeout=20, wait_for_ready=True) == b"\x08\x01"
+
+
+def test_a_port_that_is_taken_after_the_start_is_waited_for(sample_model: Path, tmp_path: Path) -> None:
+    """As when a worker is replaced: the next one is not ready before it answers over both."""
+    port = free_port()
+    with process_of(sample_model, tmp_path, "--grpc", f"127.0.0.1:{port}") as (client, process):
+        (worker,) = [child for child in psutil.Process(process.pid).children(recursive=True) if is_worker(child)]
+        worker.suspend()
+        worker.kill()
+        worker.wait(10)
+        with socket.socket() as other:
+            for _ in range(200):  # before the next worker is there
+                with contextlib.suppress(OSError):
+                    other.bind(("127.0.0.1", port))
+                    other.listen()
+                    break
+                time.sleep(0.005)
+            else:
+                pytest.skip("the next worker was faster than this test")
+            wait_for(client, lambda: client.get("/livez").status_code == 200)
+            wait_for(client, lambda: "gRPC cannot listen" in (tmp_path / "serve.log").read_text())
+            assert client.get("/readyz").status_code == 503
+        wait_for(client, lambda: client.get("/readyz").status_code == 200)
 
 
 def test_the_messages_are_the_protocols() -> None:
