@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from starlette.applications import Starlette
 
 from serving.grpc.inference import Inference
@@ -14,6 +15,8 @@ from serving.grpc.messages import SERVICE
 from serving.http import errors
 from serving.http.access import Access, Authorization
 from serving.http.accesslog import AccessLog
+from serving.http.errors import HTTPError
+from serving.model.protobuf import fields
 from serving.settings import Settings
 
 METHODS: dict[str, Access] = {
@@ -39,6 +42,10 @@ CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+
+
+RAW_INPUT_CONTENTS = 7  # number of that field of ModelInferRequest
+MAX_FIELDS = 1024 * 1024  # bytes of a message beside them; numbers become four or eight times as large
 
 
 async def start(app: Starlette, settings: Settings) -> grpc.aio.Server:
@@ -79,21 +86,20 @@ class Calls:
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """Return gRPC's handlers by method."""
-        names = self.inference.messages
         return {
             method: grpc.stream_unary_rpc_method_handler(
                 self._handler(method, access),
-                request_deserializer=names[f"{method}Request"].FromString,
-                response_serializer=names[f"{method}Response"].SerializeToString,
+                response_serializer=self.inference.messages[f"{method}Response"].SerializeToString,
             )
             for method, access in METHODS.items()
         }
 
-    def _handler(self, method: str, access: Access) -> Callable[[AsyncIterator[Any], Any], Awaitable[Any]]:
+    def _handler(self, method: str, access: Access) -> Callable[[AsyncIterator[bytes], Any], Awaitable[Any]]:
+        message_class = self.inference.messages[f"{method}Request"]
         words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in method).lstrip("_")
         answer: Callable[[Any, float], Awaitable[Any]] = getattr(self.inference, words)
 
-        async def handler(messages: AsyncIterator[Any], call: Any) -> Any:
+        async def handler(messages: AsyncIterator[bytes], call: Any) -> Any:
             began, status = time.perf_counter(), 499
             metadata = {key: value for key, value in call.invocation_metadata() if isinstance(value, str)}
             memory = self.app.state.budget.reservation()
@@ -102,8 +108,11 @@ class Calls:
                 seconds = min(self.settings.timeout, call.time_remaining() or self.settings.timeout)
                 async with asyncio.timeout(seconds):
                     async with self.receiving:
-                        request = await anext(messages)
-                        memory.reserve(request.ByteSize())
+                        content = await anext(messages)
+                        memory.reserve(2 * len(content))  # itself, and once more in the message
+                        check_message(content)
+                        request = message_class.FromString(content)
+                        del content
                     result = await answer(request, time.monotonic() + seconds)
                 status = 200
                 return result
@@ -133,11 +142,33 @@ class Calls:
             raise refusal.error()
 
 
+def check_message(content: bytes) -> None:
+    """Refuse a message whose parsing would take many times its bytes.
+
+    Raises:
+        HTTPError: 400 not a message; 413 more than `MAX_FIELDS` bytes beside the raw tensors.
+    """
+    if len(content) <= MAX_FIELDS:
+        return
+    try:
+        raw = sum(
+            value.stop - value.start
+            for number, value in fields(content, slice(0, len(content)))
+            if number == RAW_INPUT_CONTENTS and isinstance(value, slice)
+        )
+    except (ValueError, IndexError) as error:
+        raise HTTPError(400, "the message is not readable") from error
+    if len(content) - raw > MAX_FIELDS:
+        raise HTTPError(413, "the values are too many for contents; send them as raw_input_contents")
+
+
 def _describe(error: BaseException) -> tuple[int, str]:
     """Return the HTTP status and the message of an error."""
     if isinstance(error, TimeoutError):
         return 504, "no answer within the server's timeout or the call's deadline"
     if isinstance(error, StopAsyncIteration):
         return 400, "the call has no message"
+    if isinstance(error, DecodeError):
+        return 400, "the message is not readable"
     assert isinstance(error, Exception)
     return errors.describe(error)

@@ -7,10 +7,10 @@ file that points at other files is refused before a runtime follows it there.
 
 import hashlib
 import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.model.protobuf import Bytes, extent, fields
 from xtrain.errors import ModelFileError
 
 # Field numbers of onnx.proto3.
@@ -21,10 +21,6 @@ FUNCTION_NODE, FUNCTION_ATTRIBUTE, NODE_ATTRIBUTE = 7, 11, 5
 ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 SPARSE_TENSORS = (1, 2)
 TENSOR_EXTERNAL, TENSOR_LOCATION = 13, 14
-
-# A number, or the place of a length-delimited value in the file.
-Value = int | slice
-Bytes = mmap.mmap | bytes
 
 
 @dataclass(frozen=True)
@@ -118,21 +114,21 @@ def _compare(path: Path, digest: str) -> None:
 
 def _model(data: Bytes) -> Contents:
     properties, external, graphs = {}, False, 0
-    for number, value in _fields(data, slice(0, len(data))):
+    for number, value in fields(data, slice(0, len(data))):
         if number == MODEL_PROPERTIES:
-            pair = dict(_fields(data, _place(value)))
-            key, text = (data[_place(pair[part])].decode() if part in pair else "" for part in (1, 2))
+            pair = dict(fields(data, extent(value)))
+            key, text = (data[extent(pair[part])].decode() if part in pair else "" for part in (1, 2))
             properties[key] = text
         elif number == MODEL_GRAPH:
             graphs += 1
-            external |= _graph(data, _place(value))
+            external |= _graph(data, extent(value))
         elif number == MODEL_TRAINING:
-            parts = _fields(data, _place(value))
-            external |= any(_graph(data, _place(graph)) for part, graph in parts if part in TRAINING_GRAPHS)
+            parts = fields(data, extent(value))
+            external |= any(_graph(data, extent(graph)) for part, graph in parts if part in TRAINING_GRAPHS)
         elif number == MODEL_FUNCTIONS:
-            external |= _nodes(data, _place(value), FUNCTION_NODE)
-            defaults = _fields(data, _place(value))
-            external |= any(_attribute(data, _place(one)) for part, one in defaults if part == FUNCTION_ATTRIBUTE)
+            external |= _nodes(data, extent(value), FUNCTION_NODE)
+            defaults = fields(data, extent(value))
+            external |= any(_attribute(data, extent(one)) for part, one in defaults if part == FUNCTION_ATTRIBUTE)
     if graphs != 1:
         raise ValueError("it has no graph")
     return Contents(properties, external)
@@ -140,83 +136,40 @@ def _model(data: Bytes) -> Contents:
 
 def _graph(data: Bytes, place: slice) -> bool:
     """Return whether any tensor of a graph, or of a graph inside it, is external."""
-    for number, value in _fields(data, place):
-        if number == GRAPH_INITIALIZER and _tensor(data, _place(value)):
+    for number, value in fields(data, place):
+        if number == GRAPH_INITIALIZER and _tensor(data, extent(value)):
             return True
-        if number == GRAPH_SPARSE and _sparse(data, _place(value)):
+        if number == GRAPH_SPARSE and _sparse(data, extent(value)):
             return True
     return _nodes(data, place, GRAPH_NODE)
 
 
 def _nodes(data: Bytes, place: slice, field: int) -> bool:
     return any(
-        _attribute(data, _place(attribute))
-        for number, node in _fields(data, place)
+        _attribute(data, extent(attribute))
+        for number, node in fields(data, place)
         if number == field
-        for kind, attribute in _fields(data, _place(node))
+        for kind, attribute in fields(data, extent(node))
         if kind == NODE_ATTRIBUTE
     )
 
 
 def _attribute(data: Bytes, place: slice) -> bool:
-    for part, value in _fields(data, place):
-        if part in ATTRIBUTE_TENSORS and _tensor(data, _place(value)):
+    for part, value in fields(data, place):
+        if part in ATTRIBUTE_TENSORS and _tensor(data, extent(value)):
             return True
-        if part in ATTRIBUTE_GRAPHS and _graph(data, _place(value)):
+        if part in ATTRIBUTE_GRAPHS and _graph(data, extent(value)):
             return True
-        if part in ATTRIBUTE_SPARSE and _sparse(data, _place(value)):
+        if part in ATTRIBUTE_SPARSE and _sparse(data, extent(value)):
             return True
     return False
 
 
 def _sparse(data: Bytes, place: slice) -> bool:
-    return any(number in SPARSE_TENSORS and _tensor(data, _place(value)) for number, value in _fields(data, place))
+    return any(number in SPARSE_TENSORS and _tensor(data, extent(value)) for number, value in fields(data, place))
 
 
 def _tensor(data: Bytes, place: slice) -> bool:
     return any(
-        number == TENSOR_EXTERNAL or (number == TENSOR_LOCATION and value != 0)
-        for number, value in _fields(data, place)
+        number == TENSOR_EXTERNAL or (number == TENSOR_LOCATION and value != 0) for number, value in fields(data, place)
     )
-
-
-def _place(value: Value) -> slice:
-    if isinstance(value, int):
-        raise ValueError("a number stands where a message should")
-    return value
-
-
-def _fields(data: Bytes, place: slice) -> Iterator[tuple[int, Value]]:
-    """Yield the field numbers and values of one message, in order."""
-    at, end = place.start, place.stop
-    while at < end:
-        tag, at = _varint(data, at)
-        if not 8 <= tag < 1 << 32:  # other readers drop the bits above: the same bytes must mean the same to all
-            raise ValueError("a field has no valid number")
-        kind, value = tag & 7, 0
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield tag >> 3, value
-            continue
-        if kind == 2:
-            length, at = _varint(data, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"an unknown wire type {kind}")
-        if at + length > end:
-            raise ValueError("it ends too early")
-        yield tag >> 3, slice(at, at + length)
-        at += length
-
-
-def _varint(data: Bytes, at: int) -> tuple[int, int]:
-    """Return a base-128 number and the position behind it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number is too long")

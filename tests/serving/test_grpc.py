@@ -155,9 +155,23 @@ def test_requests_by_hand(server: tuple[httpx.Client, Any]) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             stub.ModelInfer(wrong, metadata=metadata)
         assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    one.contents.uint_contents.extend([1] * 1_200_000)
+    with pytest.raises(grpc.RpcError, match="raw_input_contents") as refused:
+        stub.ModelInfer(request, metadata=metadata)
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(grpc.RpcError) as refused:
         stub.ModelConfig(service_pb2.ModelConfigRequest(name="tissue"), metadata=metadata)
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"\xff" * 2_000_000, bytes(2_000_000), b"\x0a\x05a"])
+def test_bytes_that_are_no_message(server: tuple[httpx.Client, Any], content: bytes) -> None:
+    client, caller = server
+    call = caller._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    with pytest.raises(grpc.RpcError) as refused:
+        call(content, metadata=tuple(USER.items()), timeout=20)
+    assert refused.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert "xtrain_reserved_bytes 0.0" in client.get("/metrics").text
 
 
 def test_a_deadline_of_the_call(server: tuple[httpx.Client, Any]) -> None:
