@@ -17,6 +17,7 @@ from serving.http.access import Access, Authorization
 from serving.http.accesslog import AccessLog
 from serving.http.errors import HTTPError
 from serving.model.protobuf import fields
+from serving.scheduling.memory import Reservation
 from serving.settings import Settings
 
 METHODS: dict[str, Access] = {
@@ -81,7 +82,7 @@ class Calls:
         tells no message's size before it is whole, so this bounds what is not in the memory budget yet.
         """
         self.app, self.settings, self.inference = app, settings, Inference(app)
-        self.receiving = asyncio.Semaphore(max(4, settings.memory_budget // settings.max_batch_bytes))
+        self.receiving = asyncio.Semaphore(max(8, settings.memory_budget // settings.max_batch_bytes))
         self.log = AccessLog()
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
@@ -107,12 +108,10 @@ class Calls:
                 self._check_access(access, metadata.get("authorization", ""))
                 seconds = min(self.settings.timeout, call.time_remaining() or self.settings.timeout)
                 async with asyncio.timeout(seconds):
-                    async with self.receiving:
-                        content = await anext(messages)
-                        memory.reserve(2 * len(content))  # itself, and once more in the message
-                        check_message(content)
-                        request = message_class.FromString(content)
-                        del content
+                    # Health, whose messages are empty, is answered whoever else is sending slowly.
+                    request = message_class()
+                    if message_class.DESCRIPTOR.fields:
+                        request = await self._receive(messages, message_class, memory)
                     result = await answer(request, time.monotonic() + seconds)
                 status = 200
                 return result
@@ -129,6 +128,19 @@ class Calls:
                 self.log.add((metadata.get("x-request-id", "")[:128], ""), "GRPC", f"/{SERVICE}/{method}", status, took)
 
         return handler
+
+    async def _receive(self, messages: AsyncIterator[bytes], message_class: Any, memory: Reservation) -> Any:
+        """Return the message of a call.
+
+        Raises:
+            MemoryExhausted: other requests have the memory.
+            HTTPError, DecodeError, StopAsyncIteration: it is none that can be parsed, or there is none.
+        """
+        async with self.receiving:
+            content = await anext(messages)
+            memory.reserve(2 * len(content))  # itself, and once more in the message
+            check_message(content)
+            return message_class.FromString(content)
 
     def _check_access(self, access: Access, header: str) -> None:
         """Refuse a call whose token does not admit it.

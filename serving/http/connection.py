@@ -235,12 +235,12 @@ class BoundedConnection(HttpToolsProtocol):
         return self._idle or (self._in_body and not self.pipeline and not self.cycle.response_started)
 
     def _make_room(self) -> None:
-        """Close the connection that is longest without a request; a new one never is."""
-        for connection in self.open:
-            if connection is not self and connection._idle and not connection._in_head and connection.cycle is not None:
-                connection._socket.close()
-                self.open.pop(connection)
-                return
+        """Close the connection that is longest without a request, one that has begun a head last; never a new one."""
+        idle = [connection for connection in self.open if connection is not self and connection._idle]
+        for connection in (*(one for one in idle if not one._in_head), *idle):
+            connection._socket.close()
+            self.open.pop(connection)
+            return
 
     def _start_request_timer(self) -> None:
         self._request_timer = self.loop.call_later(self.seconds, self._request_late)

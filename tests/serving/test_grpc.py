@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,27 @@ def test_requests_by_hand(server: tuple[httpx.Client, Any]) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         stub.ModelConfig(service_pb2.ModelConfigRequest(name="tissue"), metadata=metadata)
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_health_is_answered_beside_calls_that_send_nothing(server: tuple[httpx.Client, Any]) -> None:
+    _, caller = server
+    ended = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait(20)
+        yield from ()
+
+    call = caller._channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+    waiting = [call.future(nothing(), metadata=tuple(USER.items())) for _ in range(12)]
+    try:
+        time.sleep(0.3)
+        assert caller.is_server_live(client_timeout=5) and caller.is_server_ready(client_timeout=5)
+        assert not any(one.done() for one in waiting)
+    finally:
+        for one in waiting:
+            one.cancel()
+        ended.set()
+    assert caller.infer("tissue", [tensor(IMAGES)], headers=USER, client_timeout=10)
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"\xff" * 2_000_000, bytes(2_000_000), b"\x0a\x05a"])

@@ -95,6 +95,16 @@ def test_connections_that_are_too_many(sample_model: Path, tmp_path: Path) -> No
             for connection in idle:
                 connection.close()
         time.sleep(0.3)
+        silent = [socket.create_connection(address, 10) for _ in range(20)]  # of which none asks for anything
+        try:
+            for connection in silent[:10]:
+                connection.sendall(b"GET /v1/mod")
+            with socket.create_connection(address, 10) as late:
+                assert ask(late, "/v1/model").startswith(b"HTTP/1.1 200")
+        finally:
+            for connection in silent:
+                connection.close()
+        time.sleep(0.3)
         busy = [socket.create_connection(address, 10) for _ in range(8)]
         try:
             for connection in busy:  # each in the middle of a request
