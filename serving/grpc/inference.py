@@ -13,6 +13,8 @@ from serving.scheduling.engine import Engine
 from serving.scheduling.models import Models
 from xtrain import __version__
 
+MAX_OUTPUTS = 8  # of a request that is looked at; a model has one or two
+
 
 class Inference:
     """Answers for one app; every method takes a message and a deadline of `time.monotonic`, and returns a message."""
@@ -93,6 +95,8 @@ class Inference:
         return self.messages["RepositoryModelUnloadResponse"]()
 
     async def _infer(self, engine: Engine, request: Any, deadline: float) -> Any:
+        if len(request.inputs) != 1 or len(request.outputs) > MAX_OUTPUTS:
+            raise HTTPError(422, f"the request needs one input, {INPUT}, and at most {MAX_OUTPUTS} outputs")
         head: dict[str, Any] = {
             "inputs": [
                 {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}

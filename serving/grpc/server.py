@@ -46,7 +46,7 @@ CODES = {
 
 
 RAW_INPUT_CONTENTS = 7  # number of that field of ModelInferRequest
-MAX_FIELDS = 1024 * 1024  # bytes of a message beside them; numbers become four or eight times as large
+MAX_FIELDS = 64 * 1024  # bytes of a message beside them; numbers become four or eight times as large
 
 
 async def start(app: Starlette, settings: Settings) -> grpc.aio.Server:
@@ -56,8 +56,10 @@ async def start(app: Starlette, settings: Settings) -> grpc.aio.Server:
         options=[
             ("grpc.max_receive_message_length", settings.max_batch_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 1),
+            ("grpc.so_reuseport", 0),  # or two servers would share the port and no one would know
             ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.max_connection_idle_ms", 300_000),
+            ("grpc.server_handshake_timeout_ms", 10_000),
         ],
         maximum_concurrent_rpcs=settings.max_connections,
     )
