@@ -27,11 +27,11 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
 
     MODEL is an .onnx that xexport wrote. In a folder, models lie at NAME/VERSION/model.onnx or beside each other.
 
-    Each option from --device on is also an environment variable, such as XTRAIN_MAX_BATCH for --max-batch.
+    Each option from --default-model on is also an environment variable, such as XTRAIN_MAX_BATCH for --max-batch.
     """
     with ending_at_once():
         from serving.http.access import Authorization
-        from serving.launch import Address, check_grpc, launch
+        from serving.launch import Address, check_addresses, check_certificate, grpc_address, launch
         from serving.model.devices import choose, has_driver
         from serving.model.repository import ModelRepository
         from serving.scheduling.models import Models
@@ -39,13 +39,13 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
     paths = {name: options[name].resolve() for name in PATHS if options[name]}
     settings = Settings(**{**options, **paths, "model": model.resolve()})
     check(settings)
-    if only_check:
+    Authorization.read(settings)
+    check_certificate(settings)
+    address, grpc = Address(host, port, settings.certificate, settings.key), grpc_address(settings)
+    if only_check:  # beside a server that may be running, so without its ports
         print_checks(settings)
         return
-    Authorization.read(settings)
-    address = Address.of(settings, host, port)
-    if settings.grpc:
-        check_grpc(settings)
+    check_addresses(address, grpc)
     # Every fault of the file shows here, in one line, before a server starts.
     repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
     Models(settings, repository, lambda *_: None).start(settings.model, lambda note: None)

@@ -17,8 +17,13 @@ from xtrain.options import to_environment
 ADDRESS = "XTRAIN_ADDRESS"  # environment variable; the worker tells it once it listens
 
 
-def check_address(host: str, port: int) -> None:
+def check_address(host: str, port: int, option: str = "") -> None:
     """Refuse an address that cannot be listened on.
+
+    Args:
+        host: its name or number.
+        port: of TCP.
+        option: that both came from; `--host` and `--port` if empty.
 
     Raises:
         ConfigError: not an address of this machine.
@@ -29,13 +34,15 @@ def check_address(host: str, port: int) -> None:
             host or "?", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--host {host!r} is no address ({error}); use 127.0.0.1, or 0.0.0.0 for all") from error
+        raise ConfigError(
+            f"{option or '--host'} {host!r} is no address ({error}); use 127.0.0.1, or 0.0.0.0 for all"
+        ) from error
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
-            other = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+            other = option or ("--host" if error.errno == errno.EADDRNOTAVAIL else "--port")
             reason = error.strerror or error
             raise OutputError(f"cannot listen on {host}:{port} ({reason}); choose another {other}") from error
 
@@ -62,43 +69,52 @@ class Address:
         scheme = "http" if self.certificate is None else "https"
         return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
-    @classmethod
-    def of(cls, settings: Settings, host: str, port: int) -> "Address":
-        """Return a checked address, with the settings' certificate.
 
-        Raises:
-            ConfigError: not an address of this machine, or a certificate or key that cannot be used.
-            OutputError: the port is in use or not allowed.
-        """
-        address = cls(host, port, settings.certificate, settings.key)
-        check_address(host, port)
-        address._check_certificate()
-        return address
-
-    def _check_certificate(self) -> None:
-        if self.key is not None and self.certificate is None:
-            raise ConfigError("--key is of no use without --certificate")
-        if self.certificate is not None:
-            try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, password="")
-            except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-                files = " and ".join(str(path) for path in (self.certificate, self.key) if path)
-                raise ConfigError(f"{files}: no certificate with its unencrypted key, in PEM ({error})") from error
-
-
-def check_grpc(settings: Settings) -> None:
-    """Refuse an address of gRPC that cannot be listened on.
+def check_certificate(settings: Settings) -> None:
+    """Refuse a certificate or key that cannot be used.
 
     Raises:
-        ConfigError: not HOST:PORT, not of this machine, or gRPC is not installed.
-        OutputError: the port is in use or not allowed.
+        ConfigError: they cannot.
     """
+    certificate, key = settings.certificate, settings.key
+    if key is not None and certificate is None:
+        raise ConfigError("--key is of no use without --certificate")
+    if certificate is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            files = " and ".join(str(path) for path in (certificate, key) if path)
+            raise ConfigError(f"{files}: no certificate with its unencrypted key, in PEM ({error})") from error
+
+
+def grpc_address(settings: Settings) -> tuple[str, int] | None:
+    """Return host and port of gRPC; None if it is not asked for.
+
+    Raises:
+        ConfigError: not HOST:PORT, or gRPC is not installed.
+    """
+    if not settings.grpc:
+        return None
     if importlib.util.find_spec("grpc") is None:
         raise ConfigError("--grpc: gRPC is not installed; install xtrain[grpc]")
     host, _, port = settings.grpc.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536):
         raise ConfigError(f"--grpc {settings.grpc!r} is not HOST:PORT, such as 127.0.0.1:3001")
-    check_address(host.strip("[]"), int(port))
+    return host.strip("[]"), int(port)
+
+
+def check_addresses(address: Address, grpc: tuple[str, int] | None) -> None:
+    """Refuse addresses that cannot be listened on.
+
+    Raises:
+        ConfigError: not of this machine, or HTTP and gRPC want the same port.
+        OutputError: a port is in use or not allowed.
+    """
+    check_address(address.host, address.port)
+    if grpc is not None:
+        if grpc[1] == address.port:
+            raise ConfigError(f"--grpc and --port both want port {address.port}; choose another one for --grpc")
+        check_address(*grpc, option="--grpc")
 
 
 def launch(settings: Settings, address: Address) -> NoReturn:

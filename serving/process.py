@@ -50,7 +50,7 @@ def allow_files(connections: int) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = connections + 512
+    needed = connections + 1024
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard)

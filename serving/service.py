@@ -22,7 +22,7 @@ from serving.http.access import Authorization
 from serving.http.app import create_app
 from serving.http.openapi import PAGE
 from serving.http.predict import classify_array
-from serving.launch import ADDRESS
+from serving.launch import ADDRESS, check_certificate, grpc_address
 from serving.model.repository import ModelRepository
 from serving.scheduling.models import Models
 from serving.settings import Settings
@@ -62,8 +62,10 @@ def create_service(settings: Settings) -> Any:
         settings: what to serve, and its limits.
 
     Raises:
-        ConfigError: a file of tokens that cannot be used.
+        ConfigError: a file of tokens, a certificate or an address of gRPC that cannot be used.
     """
+    check_certificate(settings)
+    grpc_address(settings)
     # `bentoml build` writes the configuration down.
     yaml.SafeDumper.add_representer(NoTimeout, yaml.representer.SafeRepresenter.represent_float)
     process.limit_heap()

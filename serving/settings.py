@@ -32,7 +32,7 @@ class Settings:
         1024, low=1, high=1_000_000, help="Images that may wait for a run; more are refused with 429."
     )
     decoders: int = option(
-        0, low=0, high=1024, help="Processes that decode images and JSON, at least 2; 0: one a core."
+        0, low=0, high=1024, help="Processes that decode images and JSON, from 2 to four a core; 0: one a core."
     )
     timeout: float = option(
         30.0,

@@ -86,12 +86,12 @@ class Inference:
         """Load all versions of a model, or load them anew."""
         if request.parameters:
             raise HTTPError(422, repository.NO_PARAMETERS)
-        await repository.load_model(self.app, request.model_name)
+        await repository.to_the_end(self.app, repository.load_model(self.app, request.model_name))
         return self.messages["RepositoryModelLoadResponse"]()
 
     async def repository_model_unload(self, request: Any, deadline: float) -> Any:
         """Take all versions of a model out."""
-        await repository.unload_model(self.app, request.model_name)
+        await repository.to_the_end(self.app, repository.unload_model(self.app, request.model_name))
         return self.messages["RepositoryModelUnloadResponse"]()
 
     async def _infer(self, engine: Engine, request: Any, deadline: float) -> Any:

@@ -17,6 +17,7 @@ from serving.http.access import Access, Authorization
 from serving.http.accesslog import AccessLog
 from serving.http.errors import HTTPError
 from serving.model.protobuf import fields
+from serving.scheduling.batcher import Stopping
 from serving.scheduling.memory import Reservation
 from serving.settings import Settings
 
@@ -49,8 +50,26 @@ RAW_INPUT_CONTENTS = 7  # number of that field of ModelInferRequest
 MAX_FIELDS = 64 * 1024  # bytes of a message beside them; numbers become four or eight times as large
 
 
-async def start(app: Starlette, settings: Settings) -> grpc.aio.Server:
-    """Return a server that answers at the settings' address."""
+class Server:
+    """A gRPC server that answers, and its calls."""
+
+    def __init__(self, server: grpc.aio.Server, calls: "Calls") -> None:
+        self._server, self._calls = server, calls
+
+    async def stop(self, seconds: float) -> None:
+        """Refuse new calls, end those whose message has not come, and wait so many seconds for those that run."""
+        stopping = asyncio.ensure_future(self._server.stop(seconds))
+        await asyncio.sleep(0)
+        self._calls.end_receiving()
+        await stopping
+
+
+async def start(app: Starlette, settings: Settings) -> Server:
+    """Return a server that answers at the settings' address.
+
+    Raises:
+        RuntimeError: it cannot be listened on.
+    """
     calls = Calls(app, settings)
     server = grpc.aio.server(
         options=[
@@ -71,7 +90,7 @@ async def start(app: Starlette, settings: Settings) -> grpc.aio.Server:
         key = (settings.key or settings.certificate).read_bytes()
         server.add_secure_port(settings.grpc, grpc.ssl_server_credentials([(key, chain)]))
     await server.start()
-    return server
+    return Server(server, calls)
 
 
 class Calls:
@@ -86,6 +105,11 @@ class Calls:
         self.app, self.settings, self.inference = app, settings, Inference(app)
         self.receiving = asyncio.Semaphore(max(8, settings.memory_budget // settings.max_batch_bytes))
         self.log = AccessLog()
+        self._stopping = asyncio.Event()
+
+    def end_receiving(self) -> None:
+        """End the calls that wait for their message."""
+        self._stopping.set()
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """Return gRPC's handlers by method."""
@@ -108,7 +132,8 @@ class Calls:
             memory = self.app.state.budget.reservation()
             try:
                 self._check_access(access, metadata.get("authorization", ""))
-                seconds = min(self.settings.timeout, call.time_remaining() or self.settings.timeout)
+                left = call.time_remaining()
+                seconds = self.settings.timeout if left is None else min(self.settings.timeout, left)
                 async with asyncio.timeout(seconds):
                     # Health, whose messages are empty, is answered whoever else is sending slowly.
                     request = message_class()
@@ -136,13 +161,23 @@ class Calls:
 
         Raises:
             MemoryExhausted: other requests have the memory.
+            Stopping: the server stops before it came.
             HTTPError, DecodeError, StopAsyncIteration: it is none that can be parsed, or there is none.
         """
         async with self.receiving:
-            content = await anext(messages)
-            memory.reserve(2 * len(content))  # itself, and once more in the message
-            check_message(content)
-            return message_class.FromString(content)
+            receiving = asyncio.ensure_future(anext(messages))
+            stopping = asyncio.ensure_future(self._stopping.wait())
+            try:
+                await asyncio.wait((receiving, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if not receiving.done():
+                    raise Stopping("the server is stopping")
+                content = await receiving
+            finally:
+                receiving.cancel()
+                stopping.cancel()
+        memory.reserve(2 * len(content))  # itself, and once more in the message
+        check_message(content)
+        return message_class.FromString(content)
 
     def _check_access(self, access: Access, header: str) -> None:
         """Refuse a call whose token does not admit it.

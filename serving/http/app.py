@@ -23,6 +23,8 @@ from serving.scheduling.memory import MemoryBudget
 from serving.scheduling.models import Models
 from serving.settings import Settings
 
+DECODERS_A_CORE = 4  # at most: each takes 35 MB, and as much again as what it decodes
+
 __all__ = ["create_app", "load_model"]
 
 
@@ -56,7 +58,7 @@ def create_app(
         ],
     )
     app.state.settings, app.state.metrics, app.state.budget = settings, metrics, budget
-    app.state.decoders = DecoderPool(settings.decoders or usable_cores())
+    app.state.decoders = DecoderPool(min(settings.decoders or usable_cores(), DECODERS_A_CORE * usable_cores()))
     app.state.models, app.state.retiring = Models(settings, repository, metrics.on_batch), set()
     app.state.authorization = authorization or Authorization()
     return app

@@ -20,6 +20,7 @@ from serving.http import errors
 DISCONNECT = "xtrain.disconnect"  # the scope's extension with the connection's `DisconnectCallbacks`
 ALWAYS_ANSWERED = {b"/livez", b"/readyz", b"/healthz", b"/metrics", b"/v2/health/live", b"/v2/health/ready"}
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers, as in nginx; trailers and chunk extensions alike
+RESERVE = 256  # connections beyond `most` at a time, for health and metrics; more are ended at once
 LINGER = 5.0  # seconds of silence after which a client that has its answer is taken to be done with its body
 
 
@@ -76,8 +77,8 @@ class BoundedConnection(HttpToolsProtocol):
     """One connection, closed when its client neither sends a request nor reads a response for `seconds`."""
 
     seconds = 30.0
-    most = 1024  # connections; beyond, new ones are only asked for health and metrics
-    open: ClassVar["dict[BoundedConnection, None]"] = {}  # of this process, the longest without a request first
+    most = 1024  # connections; those beyond are asked for health and metrics alone
+    established: ClassVar["dict[BoundedConnection, None]"] = {}  # of this process, the longest without a request first
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the first request."""
@@ -93,16 +94,17 @@ class BoundedConnection(HttpToolsProtocol):
         self._draining: asyncio.TimerHandle | None = None  # after an answer, until the body must have ended
         self._on_disconnect = DisconnectCallbacks(self)
         self._refused = False  # whether it is refused for being one too many
-        self.open[self] = None
-        if len(self.open) > self.most:
-            self._make_room()
+        self.established[self] = None
+        self._is_surplus = len(self.established) > self.most and not self._make_room()
+        if len(self.established) > self.most + RESERVE:
+            transport.abort()
         self._start_request_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel all timers, and the requests that are under way."""
         self._stop_request_timer()
         self.resume_writing()
-        self.open.pop(self, None)
+        self.established.pop(self, None)
         for timer in (self._lingering, self._draining):
             if timer is not None:
                 timer.cancel()
@@ -125,6 +127,9 @@ class BoundedConnection(HttpToolsProtocol):
             except httptools.HttpParserError:
                 self.send_400_response("")
                 return
+        if self._refused:
+            self._refuse(503, f"the server has more than {self.most} connections; try again in a second")
+            return
         if self._progressed:
             self._head_bytes = 0
         else:
@@ -147,10 +152,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._stop_request_timer()
         if self.parser.should_upgrade():
             return  # the request begins once its head is parsed again, without the offer
-        self.open[self] = self.open.pop(self, None)  # to the end
-        if len(self.open) > self.most and self.url.partition(b"?")[0] not in ALWAYS_ANSWERED:
-            self._refused = True
-            self._refuse(503, f"the server has more than {self.most} connections; try again in a second")
+        self.established[self] = self.established.pop(self, None)  # to the end
+        is_health = self.url.partition(b"?")[0] in ALWAYS_ANSWERED
+        if self._is_surplus and len(self.established) > self.most and not is_health:
+            self._refused = True  # once what has come of it is parsed
             return
         super().on_headers_complete()
         self.scope.setdefault("extensions", {})[DISCONNECT] = self._on_disconnect  # type: ignore[assignment]
@@ -185,9 +190,9 @@ class BoundedConnection(HttpToolsProtocol):
             self._socket.pause_reading()
 
     def shutdown(self) -> None:
-        """End the connection for a server that stops: at once if it only waits for a client to stop sending."""
-        if self._lingering is not None:
-            self._socket.abort()
+        """End the connection for a server that stops: at once if no request is being answered."""
+        if self._idle:
+            self._socket.close()
         else:
             super().shutdown()
 
@@ -204,12 +209,13 @@ class BoundedConnection(HttpToolsProtocol):
             self._refuse(400, "CONNECT is not taken")
             return b""
         lines = [
-            b"%s: %s" % (name, _kept(value) if name == b"connection" else value)
+            b"%s: %s" % (name, _without_offer(value) if name == b"connection" else value)
             for name, value in self.headers  # whose names uvicorn has in lower case
             if name not in (b"upgrade", b"http2-settings")
         ]
         version = self.parser.get_http_version().encode()
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         return b"\r\n".join([b"%s %s HTTP/%s" % (method, self.url, version), *lines, b"", b""]) + rest
 
     def pause_writing(self) -> None:
@@ -234,13 +240,19 @@ class BoundedConnection(HttpToolsProtocol):
         """Whether an answer from here would be that of the request that is being read, and the only one."""
         return self._idle or (self._in_body and not self.pipeline and not self.cycle.response_started)
 
-    def _make_room(self) -> None:
-        """Close the connection that is longest without a request, one that has begun a head last; never a new one."""
-        idle = [connection for connection in self.open if connection is not self and connection._idle]
-        for connection in (*(one for one in idle if not one._in_head), *idle):
-            connection._socket.close()
-            self.open.pop(connection)
-            return
+    def _make_room(self) -> bool:
+        """Close the connection that is longest without a request, one that has begun a head last.
+
+        Returns:
+            Whether there was one; this one, and those whose request is under way, are not closed.
+        """
+        idle = [connection for connection in self.established if connection is not self and connection._idle]
+        chosen = next((connection for connection in idle if not connection._in_head), idle[0] if idle else None)
+        if chosen is None:
+            return False
+        chosen._socket.close()
+        self.established.pop(chosen)
+        return True
 
     def _start_request_timer(self) -> None:
         self._request_timer = self.loop.call_later(self.seconds, self._request_late)
@@ -307,7 +319,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._socket.close()
 
 
-def _kept(value: bytes) -> bytes:
+def _without_offer(value: bytes) -> bytes:
     """Return the value of a Connection header without what belongs to an offer."""
     words = [word.strip() for word in value.split(b",")]
     return b", ".join(word for word in words if word.lower() not in (b"upgrade", b"http2-settings"))

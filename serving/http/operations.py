@@ -41,7 +41,7 @@ class Operation:
         summary: one sentence for the description.
         responses: media types of the 200.
         body: media types that it takes; a request of another one is refused with 415.
-        statuses: of its errors, besides those of operations with a token (401, 429) or a body (400, 408, 413, 429).
+        statuses: of its errors, besides those of any with a token (401, 429) or a body (400, 408, 413, 415, 429).
         parameters: of path and query, as OpenAPI describes them.
         access: who may send it.
         any_body: whether another media type is read as the first one.
@@ -65,5 +65,5 @@ class Operation:
         if self.access != "open":
             statuses |= {401, 429}
         if self.body:
-            statuses |= {400, 408, 413, 429}
+            statuses |= {400, 408, 413, 415, 429}  # 415 for an encoding, too
         return sorted(statuses)

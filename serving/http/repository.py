@@ -1,7 +1,8 @@
 """The endpoints that change which models answer: the repository extension of the Open Inference Protocol, and ours."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -86,12 +87,12 @@ async def load_model(app: Starlette, name: str) -> None:
         entries = [entry for entry in await run_in_thread(repository.entries) if entry.name == name]
         if not entries:
             raise HTTPError(404, "the repository has no model of this name")
-        engines = await _made(loaded, entries)
+        engines = await _make_all(loaded, entries)
         versions = {entry.version for entry in entries}
         gone = [engine for engine in loaded if engine.name == name and engine.version not in versions]
         replaced = [before for engine in engines if (before := loaded.put(engine)) is not None]
         _retire(app, [*replaced, *(engine for engine in gone if loaded.take_out(engine))])
-        await _keep(loaded)
+        await _keep_selection(loaded)
 
 
 async def unload_model(app: Starlette, name: str) -> None:
@@ -104,7 +105,7 @@ async def unload_model(app: Starlette, name: str) -> None:
     _repository(loaded)
     async with loaded.lock:
         _retire(app, loaded.remove(name))
-        await _keep(loaded)
+        await _keep_selection(loaded)
 
 
 async def swap(request: Request) -> Response:
@@ -124,14 +125,22 @@ async def swap(request: Request) -> Response:
             entry = await run_in_thread(lambda: repository.entry(path))
         except XtrainError as error:
             raise HTTPError(422, str(error)) from error
-        (engine,) = await _made(loaded, [entry])
+        (engine,) = await _make_all(loaded, [entry])
         replaced = [one for one in (loaded.put(engine),) if one is not None]
         loaded.default, loaded.default_version = engine.name, engine.version
         if loaded.replaces and loaded.take_out(before):
             replaced.append(before)
         _retire(request.app, replaced)
-        await _keep(loaded)
+        await _keep_selection(loaded)
     return JSONResponse({"model": engine.name, "version": engine.version, "sha256": engine.predictor.digest})
+
+
+async def to_the_end(app: Starlette, change: Coroutine[Any, Any, None]) -> None:
+    """Wait for a change of the models; it goes on when whoever waits gives up."""
+    task = asyncio.get_running_loop().create_task(change)
+    app.state.retiring.add(task)  # the loop itself keeps no task alive
+    task.add_done_callback(app.state.retiring.discard)
+    await asyncio.shield(task)
 
 
 def _repository(loaded: Models) -> ModelRepository:
@@ -140,7 +149,7 @@ def _repository(loaded: Models) -> ModelRepository:
     return loaded.repository
 
 
-async def _made(loaded: Models, entries: list[Entry]) -> list[Engine]:
+async def _make_all(loaded: Models, entries: list[Entry]) -> list[Engine]:
     """Return the engines of all entries.
 
     Raises:
@@ -168,7 +177,7 @@ def _retire(app: Starlette, engines: Iterable[Engine]) -> None:
         task.add_done_callback(lambda _: loop.call_later(1, process.freeze_garbage_collector))
 
 
-async def _keep(loaded: Models) -> None:
+async def _keep_selection(loaded: Models) -> None:
     """Write down what answers now; where the repository is read-only, a restart begins as the server was started."""
     if reason := await run_in_thread(loaded.keep_selection):
         process.say(f"note: what is served now is not kept for a restart: {reason}")

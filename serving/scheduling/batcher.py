@@ -135,6 +135,10 @@ class Batcher:
         """Call a function on the batcher's thread and wait for it."""
         self._thread.submit(call).result()
 
+    def end_thread(self) -> None:
+        """End the thread of a batcher to which nothing was submitted."""
+        self._thread.shutdown(wait=False)
+
     async def close(self) -> None:
         """Refuse new requests, answer those that wait, and end the thread."""
         self._closing = True

@@ -68,6 +68,10 @@ class Engine:
         """
         self._batcher.on_thread(self.predictor.warm_up)
 
+    def end_thread(self) -> None:
+        """End the thread of an engine that never answered."""
+        self._batcher.end_thread()
+
     @property
     def card(self) -> Card:
         """Of the model."""

@@ -85,18 +85,21 @@ class Models:
         if chosen is not None and chosen.source != self._source:
             chosen = None
         self._unloaded = set(chosen.unloaded if chosen else ())
+        faults = []
         for entry in self._first_entries(source, chosen, say):
             try:
                 self.check_memory([entry])
                 self.put(self.make(entry))
-            except XtrainError as error:
+            except ModelFileError as error:
                 if is_file and chosen is None:
                     raise
+                faults.append(str(error))
                 say(f"note: {entry.path}: not loaded ({error})")
         if not self._engines and chosen is not None and is_file:
             self.put(self.make(self.repository.entry(str(source.resolve()))))
         if not self._engines:
-            raise ModelFileError(f"{source}: no model in it can be loaded; put one at NAME/VERSION/model.onnx")
+            reason = f" ({faults[0]})" if faults else ""
+            raise ModelFileError(f"{source}: no model in it can be loaded{reason}; put one at NAME/VERSION/model.onnx")
         names = [engine.name for engine in self._engines.values()]
         wanted = self.settings.default_model or (chosen.default if chosen else "")
         if self.settings.default_model and wanted not in names:
@@ -120,9 +123,9 @@ class Models:
         except OSError as error:
             raise ModelFileError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
         limit = self.settings.model_memory
-        if others + size > limit and (others or len(entries) > 1):
+        if others + size > limit:
             told = f"the other loaded models have {others} bytes, what is to be loaded {size}"
-            raise ModelFileError(f"{told}, and --model-memory is {limit}; unload one first")
+            raise ModelFileError(f"{told}, and --model-memory is {limit}; raise it, or unload one first")
 
     def make(self, entry: Entry) -> Engine:
         """Return a loaded, verified and warmed-up engine that does not answer yet; blocks.
@@ -135,7 +138,11 @@ class Models:
         if entry.fault:
             raise ModelFileError(entry.fault)
         engine = Engine(self.repository.load(entry), self.settings, self._on_batch, entry)
-        engine.warm_up()
+        try:
+            engine.warm_up()
+        except XtrainError:
+            engine.end_thread()
+            raise
         return engine
 
     def add(self, predictor: Predictor) -> Engine:

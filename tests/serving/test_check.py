@@ -27,6 +27,17 @@ def test_a_sound_model(command: Command, sample_model: Path) -> None:
         assert any(what in line for line in lines), what
 
 
+def test_settings_that_could_not_serve_are_refused_first(command: Command, sample_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("one two three\n")
+    for options in (
+        ("--tokens", tmp_path / "tokens"),
+        ("--certificate", tmp_path / "tokens"),
+        ("--grpc", "nonsense"),
+    ):
+        result = command("xserve", sample_model, "--check", *options)
+        assert result.code == 2 and not result.out, options
+
+
 def test_a_folder_with_a_broken_one(command: Command, sample_model: Path, tmp_path: Path) -> None:
     for place in ("good/1", "bad/1"):
         (tmp_path / place).mkdir(parents=True)

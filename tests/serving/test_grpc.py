@@ -287,6 +287,32 @@ def test_the_messages_are_the_protocols() -> None:
     assert set(METHODS) <= theirs_service
 
 
+def test_a_stop_does_not_wait_for_a_call_that_sends_nothing(sample_model: Path, tmp_path: Path) -> None:
+    port, ended = free_port(), threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait(20)
+        yield from ()
+
+    with process_of(sample_model, tmp_path, "--grpc", f"127.0.0.1:{port}") as (client, process):
+        client.close()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer").future(nothing())
+            time.sleep(0.5)
+            assert not call.done()
+            began = time.monotonic()
+            process.terminate()
+            assert process.wait(timeout=30) == 0 and time.monotonic() - began < 8
+            ended.set()
+    assert "Traceback" not in (tmp_path / "serve.log").read_text()
+
+
+def test_one_port_for_both_is_refused(command: Command, sample_model: Path) -> None:
+    port = free_port()
+    result = command("xserve", sample_model, "--port", port, "--grpc", f"127.0.0.1:{port}")
+    assert result.code == 2 and f"both want port {port}" in result.error
+
+
 @pytest.mark.parametrize("address", ["3001", ":3001", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1:x"])
 def test_an_address_that_is_none(command: Command, sample_model: Path, address: str) -> None:
     result = command("xserve", sample_model, "--grpc", address)

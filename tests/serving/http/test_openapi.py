@@ -75,6 +75,16 @@ def client(sample_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield client
 
 
+def test_every_operation_with_a_body_refuses_another_encoding(client: httpx.Client) -> None:
+    described = client.get("/v1/openapi.json").json()["paths"]
+    for operation in (operation for operation in OPERATIONS if operation.body):
+        path = operation.path.replace("{name}", "sample").replace("{version}", "1")
+        headers = {"Content-Type": next(iter(operation.body)), "Content-Encoding": "br", "Authorization": "Bearer root"}
+        answer = client.request(operation.method, path, content=b"{}", headers=headers)
+        assert answer.status_code == 415, operation.path
+        assert "415" in described[operation.path][operation.method.lower()]["responses"]
+
+
 def test_no_request_from_the_description_breaks_it(client: httpx.Client) -> None:
     """Requests that fit it and requests that do not, to every operation: no 5xx, no answer that it does not tell."""
     schema = schemathesis.openapi.from_url(f"{client.base_url}/v1/openapi.json")

@@ -119,8 +119,24 @@ def test_connections_that_are_too_many(sample_model: Path, tmp_path: Path) -> No
                 answer = b"".join(iter(lambda: late.recv(65536), b""))
                 assert answer.startswith(b"HTTP/1.1 503") and b"more than 8 connections" in answer
                 assert answer.count(b"HTTP/1.1") == 1
-            busy[0].sendall(b"67890")
-            assert busy[0].recv(100).startswith(b"HTTP/1.1 400")
+            busy[0].sendall(b"67890GET /v1/model HTTP/1.1\r\nHost: x\r\n\r\n")
+            both = b""
+            while both.count(b"HTTP/1.1") < 2:  # an earlier connection goes on, with what it pipelines too
+                both += busy[0].recv(65536)
+            assert both.startswith(b"HTTP/1.1 400") and b"HTTP/1.1 200" in both
+            many = [socket.create_connection(address, 10) for _ in range(300)]
+            time.sleep(0.5)
+            ended = 0
+            for connection in many:
+                connection.settimeout(0.01)
+                try:
+                    ended += connection.recv(1) == b""
+                except TimeoutError:
+                    pass
+                except ConnectionResetError:
+                    ended += 1
+                connection.close()
+            assert ended >= 30, "beyond the reserve, connections are ended at once"
         finally:
             for connection in busy:
                 connection.close()

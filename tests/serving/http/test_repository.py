@@ -273,6 +273,13 @@ def test_what_a_folder_holds(folder: Path, exported: list[Path], tmp_path: Path)
     assert sorted(["10", "9", "2.10", "2.9", "v1", ""], key=natural) == ["", "2.9", "2.10", "9", "10", "v1"]
 
 
+def test_why_no_model_of_a_folder_can_be_loaded(command: Any, folder: Path) -> None:
+    result = command("xserve", folder, "--model-memory", "1000")
+    assert result.code == 1 and "--model-memory is 1000; raise it" in result.error
+    result = command("xserve", folder, "--device", "cuda")
+    assert result.code == 2 and "--device cuda" in result.error and "no model" not in result.error
+
+
 def test_a_folder_without_a_model(command: Any, tmp_path: Path) -> None:
     result = command("xserve", tmp_path)
     assert result.code == 1 and "no model in it can be loaded" in result.error and "\n" not in result.error.strip()
