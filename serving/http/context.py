@@ -23,6 +23,7 @@ from serving.scheduling.models import Models
 
 MIN_RATE = 128 * 1024  # bytes a second of a body, below which its request is late: 64 MiB arrive over 10 Mbit/s
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.ASCII)
+COUNTED_BYTES = MIN_RATE // 10  # of a body that move the deadline at a time
 CLIENT_CLOSED = 499  # nginx's status of a request whose client left before the response; only ever logged
 
 
@@ -50,6 +51,7 @@ class RequestContext:
         self._cancel: Callable[[], None] | None = None
         self._alarm: asyncio.Timeout | None = None
         self._body_received = False
+        self._uncounted = 0  # bytes of the body that have not moved the deadline yet
 
     async def answered_in_time(self, answer: Awaitable[Response]) -> Response:
         """Return the response if it is ready before the deadline.
@@ -69,7 +71,11 @@ class RequestContext:
 
     def extend(self, length: int) -> None:
         """Move the deadline by what so many bytes of a body may take to come, to the timeout from now at most."""
-        self._move_deadline(min(self.deadline + length / MIN_RATE, time.monotonic() + self.timeout))
+        self._uncounted += length
+        if self._uncounted < COUNTED_BYTES:  # a tenth of a second; small requests need not pay for the timer
+            return
+        self._move_deadline(min(self.deadline + self._uncounted / MIN_RATE, time.monotonic() + self.timeout))
+        self._uncounted = 0
 
     def _move_deadline(self, deadline: float) -> None:
         if self._alarm is not None and (when := self._alarm.when()) is not None:

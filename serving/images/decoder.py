@@ -84,8 +84,8 @@ def _decode(task: Task, content: bytes) -> tuple[Outcome, bytes]:
                 return Outcome(head=head), b""
             return Outcome(shape=array.shape, head=head), array.tobytes()
         with open_image(content) as encoded:
-            if encoded.decoding_bytes > task.memory:
-                return Outcome(picture_pixels=encoded.pixels, needs=encoded.decoding_bytes), b""
+            if (needs := encoded.decoding_bytes()) > task.memory:
+                return Outcome(picture_pixels=encoded.pixels, needs=needs), b""
             image = encoded.decode()
             raw, drawn = fit(image, task.shape).tobytes(), ()
             if task.thumbnail:

@@ -143,7 +143,7 @@ Image.init()
 content = open(sys.argv[1], "rb").read()
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 with open_image(content) as encoded:
-    said, before = encoded.decoding_bytes, peak()
+    said, before = encoded.decoding_bytes(), peak()
     fit(encoded.decode(), (28, 28, 3))
     print(said, peak() - before)
 """
@@ -156,6 +156,6 @@ with open_image(content) as encoded:
 def test_the_header_alone_is_read_before_the_memory_is_known(data_dir: Path) -> None:
     content = (data_dir / "tiles" / "LYM-TCGA-MDKEPPHR.png").read_bytes()
     with open_image(content) as image:
-        assert image.pixels == 224 * 224 and image.decoding_bytes == 4 * 224 * 224
+        assert image.pixels == 224 * 224 and image.decoding_bytes() == 4 * 224 * 224
         assert image.image.tile, "no pixel is decoded yet"
     assert decode_image(content).size == (224, 224)

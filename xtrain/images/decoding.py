@@ -31,20 +31,24 @@ class EncodedImage:
     """An opened image file whose pixels are not decoded yet.
 
     Attributes:
+        image: as Pillow has opened it.
         pixels: their number.
-        decoding_bytes: what decoding and converting them takes at once, in bytes.
     """
 
     def __init__(self, image: ImageFile.ImageFile, content: bytes) -> None:
         """Look at an image that Pillow has opened, and at its file."""
-        self.image = image
+        self.image, self._content = image, content
         self.pixels = image.width * image.height
+
+    def decoding_bytes(self) -> int:
+        """Return what decoding and converting the pixels takes at once, in bytes; before `decode`."""
+        image = self.image
         stored, result = BYTES.get(image.mode, 4), 1 if image.mode in ("1", "L") or image.mode.startswith("I") else 4
         kind = "PROGRESSIVE" if image.info.get("progressive") else str(image.format)
         needs_conversion = image.mode not in ("L", "RGB") or has_transparency(image)
-        copies = result * needs_conversion + stored * _may_turn(image, content)
+        copies = result * needs_conversion + stored * _may_turn(image, self._content)
         a_pixel = stored + max(WHILE_DECODING.get(kind, 0), copies)
-        self.decoding_bytes = self.pixels * a_pixel + _tile_bytes(image)
+        return self.pixels * a_pixel + _tile_bytes(image)
 
     def decode(self) -> Image.Image:
         """Return the image as `decode_image` does; once.
@@ -144,7 +148,8 @@ def _check_header(image: ImageFile.ImageFile, max_pixels: int) -> None:
         raise UnsupportedImage(f"the {image.format} file holds several images; send one at a time")
     if image.format == "BMP" and image.info.get("compression") in RLE:
         raise UnsupportedImage("the BMP is run-length encoded; save it as PNG")
-    for side, tile in zip(image.size, _tile(image), strict=True):
+    sides = zip(image.size, _tile(image), strict=True) if image.format == "TIFF" else ()
+    for side, tile in sides:
         if tile > max(LARGEST_TILE, 16 * math.ceil(side / 16)):  # tiles' sides are multiples of 16
             raise ImageTooLarge("the TIFF's tiles are larger than its picture; save it again")
 

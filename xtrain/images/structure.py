@@ -40,8 +40,9 @@ def check_structure(content: bytes) -> None:
         UnsupportedImage: with the kind of piece.
     """
     if content.startswith(PNG):
-        _refuse_above(MAX_PIECES, _chunks(content), "chunks")
-        _refuse_above(MAX_TEXTS, (kind for kind, _ in _chunks(content) if kind in PACKED_TEXTS), "compressed texts")
+        if len(content) > SIMPLE_BYTES:  # a smaller one has not the room for so many
+            _refuse_above(MAX_PIECES, _chunks(content), "chunks")
+            _refuse_above(MAX_TEXTS, (kind for kind, _ in _chunks(content) if kind in PACKED_TEXTS), "compressed texts")
     elif content.startswith(JPEG):
         _refuse_above(MAX_PIECES, _segments(content), "segments")
         if content.count(b"\xff\xda") > MAX_SCANS:

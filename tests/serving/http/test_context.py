@@ -10,9 +10,12 @@ import httpx
 import numpy as np
 import pytest
 
+from serving.http import context
 from serving.http.app import create_app, load_model
+from serving.http.context import RequestContext
 from serving.http.predict import _all
 from serving.model.predictor import Predictor
+from serving.scheduling.memory import MemoryBudget
 from serving.settings import Settings
 from tests.serving.http.test_app import NPY, npy
 
@@ -76,3 +79,21 @@ def test_a_failing_part_ends_the_others() -> None:
 
     asyncio.run(asyncio.wait_for(main(), 5))
     assert ended == ["cancelled"] * 2
+
+
+def test_a_body_earns_time_as_it_comes_and_silence_earns_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces of any size: 10 Mbit/s for a minute stay within two seconds' timeout, 64 KiB/s do not."""
+    now = 1000.0
+    monkeypatch.setattr(context.time, "monotonic", lambda: now)
+    for piece, rate, is_in_time in ((1460, 1.25e6, True), (65536, 1.25e6, True), (1460, 65536, False)):
+        current = RequestContext("x", MemoryBudget(1).reservation(), 2.0)
+        seconds = 0.0
+        while seconds < 60 and now <= current.deadline:
+            now += piece / rate
+            seconds += piece / rate
+            current.extend(piece)
+            assert current.deadline <= now + 2.0
+        assert (seconds >= 60) == is_in_time
+    current = RequestContext("x", MemoryBudget(1).reservation(), 2.0)
+    current.extend(50_000_000)
+    assert current.deadline <= now + 2.0, "a body that came at once may not be silent for minutes"
