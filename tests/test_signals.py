@@ -91,3 +91,22 @@ def test_a_stop_at_any_moment(name: str, sample: Path, sample_run: Path, sample_
         left = [path for path in folder.rglob("*") if path.name.startswith(".")]
         assert not left, (moment, left)
     assert stopped >= 3  # on a busy machine some are done sooner than the one that was timed
+
+
+LOST = """
+import ctypes, signal, sys, time
+from xtrain.signals import raise_interrupt
+raise_interrupt()
+called = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGTERM))
+try:
+    called()  # ctypes cannot pass an exception on to its C caller
+    print("lost at first", flush=True)
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("raised again")
+"""
+
+
+def test_an_interrupt_that_c_code_loses_is_raised_again() -> None:
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, cwd=ROOT, timeout=30)
+    assert (done.stdout, done.stderr) == ("lost at first\nraised again\n", "")

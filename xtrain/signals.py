@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM at moments when an exception would be lost: while libraries are imported."""
 
+import _thread
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +64,17 @@ def raise_interrupt() -> None:
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
+    sys.unraisablehook = _raise_again
+
+
+def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Raise a KeyboardInterrupt once more that a library's C or Rust code could not pass on, instead of printing it."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    again = threading.Timer(0.01, _thread.interrupt_main)  # not at once: it would be raised in here, and lost again
+    again.daemon = True
+    again.start()
 
 
 def _end(number: int, frame: FrameType | None) -> None:
