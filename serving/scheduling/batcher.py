@@ -169,39 +169,47 @@ class Batcher:
             self._signal.set_result(None)
 
     async def _work(self) -> None:
-        """Form batches until closed; a full one is concatenated and handed to the thread while the last one runs."""
-        loop = asyncio.get_running_loop()
+        """Start runs until closed; a full one is concatenated and handed to the thread while the last one runs."""
         while await self._next_batch_ready():
-            batch = self._take()
-            run = loop.create_task(self._run_batch(batch, _concatenated(batch)))
-            self._runs.add(run)
-            run.add_done_callback(self._run_ended)
+            self._start()
         if self._runs:
             await asyncio.wait(self._runs)
+
+    def _start(self) -> None:
+        """Hand the next batch to the thread."""
+        batch = self._take()
+        run = asyncio.get_running_loop().create_task(self._run_batch(batch, self._submit(batch, _concatenated(batch))))
+        self._runs.add(run)
+        run.add_done_callback(self._run_ended)
+
+    def _submit(self, batch: list[_Item], images: Images | None) -> "asyncio.Future[_Ran]":
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._run_on_thread, batch, images)
 
     def _run_ended(self, run: "asyncio.Task[None]") -> None:
         self._runs.discard(run)
         self._wake()
 
+    def _seconds_to_next(self) -> float:
+        """Return the seconds until a batch is due: none or a negative number if it is, infinite if it is not known."""
+        if self._rows >= self.max_batch and len(self._runs) < 2:
+            return 0.0
+        if not self._rows or self._runs:
+            return math.inf
+        oldest = next(item for item in self._queue if item.waiting)
+        return 0.0 if self._closing else oldest.enqueued + self.max_delay - time.perf_counter()
+
     async def _next_batch_ready(self) -> bool:
         """Wait until a batch is full and the next to run, or none runs and the delay is over; False at the end."""
         loop = asyncio.get_running_loop()
-        while True:
-            if self._rows >= self.max_batch and len(self._runs) < 2:
-                return True
-            alarm = None
-            if self._rows and not self._runs:
-                oldest = next(item for item in self._queue if item.waiting)
-                wait = oldest.enqueued + self.max_delay - time.perf_counter()
-                if wait <= 0 or self._closing:
-                    return True
-                alarm = loop.call_later(wait, self._wake)
-            elif self._closing and not self._rows:
+        while (seconds := self._seconds_to_next()) > 0:
+            if self._closing and not self._rows:
                 return False
+            alarm = None if math.isinf(seconds) else loop.call_later(seconds, self._wake)
             self._signal = loop.create_future()
             await self._signal
             if alarm is not None:
                 alarm.cancel()
+        return True
 
     def _take(self) -> list[_Item]:
         """Dequeue the oldest requests of one kind that fit into one run, leaving out those whose clients have gone."""
@@ -223,19 +231,35 @@ class Batcher:
         self._queue.extendleft(reversed(others))
         return batch
 
-    async def _run_batch(self, batch: list[_Item], images: Images | None) -> None:
-        """Run a batch and hand out its parts; without `images`, which could not be concatenated, each by itself."""
-        loop = asyncio.get_running_loop()
+    async def _run_batch(self, batch: list[_Item], running: "asyncio.Future[_Ran]") -> None:
+        """Hand out the parts of a run; where it failed, run its requests one by one."""
         try:
-            batch, outputs, began, took = await loop.run_in_executor(self._thread, self._run_on_thread, batch, images)
+            ran = await running
         except Exception as error:
-            if len(batch) == 1:
-                _fail(batch[0], error)
-                return
-            for item in batch:
-                if not item.result.done():
-                    await self._run_batch([item], item.images)
+            await self._run_singly(batch, error)
             return
+        # The next one first: with dozens of requests on the loop, the thread would wait until all had their turn.
+        task = asyncio.current_task()
+        if task is not None:
+            self._runs.discard(task)
+        if self._seconds_to_next() <= 0:
+            self._start()
+        self._hand_out(*ran)
+
+    async def _run_singly(self, batch: list[_Item], error: Exception) -> None:
+        """Run each request of a batch that failed, so that only the one at fault does."""
+        if len(batch) == 1:
+            _fail(batch[0], error)
+            return
+        for item in batch:
+            if not item.result.done():
+                try:
+                    self._hand_out(*await self._submit([item], item.images))
+                except Exception as own:
+                    _fail(item, own)
+
+    def _hand_out(self, batch: list[_Item], outputs: Sequence[NDArray[Any]], began: float, took: float) -> None:
+        """Give every request its part of a run's outputs, and count the run."""
         if not batch:
             return
         start = 0
@@ -250,9 +274,7 @@ class Batcher:
         except Exception:  # counting must never cost a result
             logging.getLogger(__name__).exception("a run could not be counted")
 
-    def _run_on_thread(
-        self, batch: list[_Item], images: Images | None
-    ) -> tuple[list[_Item], Sequence[NDArray[Any]], float, float]:
+    def _run_on_thread(self, batch: list[_Item], images: Images | None) -> "_Ran":
         """Run the requests that still wait for a result; on the thread. Raise only what a future can carry.
 
         Returns:
@@ -273,6 +295,10 @@ class Batcher:
         if any(len(output) != len(images) for output in outputs):
             raise RuntimeError("the run's outputs are not one an image")
         return pending, outputs, began, time.perf_counter() - began
+
+
+# The requests of a run, its outputs, when it began, and the seconds it took.
+_Ran = tuple[list[_Item], Sequence[NDArray[Any]], float, float]
 
 
 def _concatenated(batch: list[_Item]) -> Images | None:

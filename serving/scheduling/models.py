@@ -41,6 +41,7 @@ class Models:
         self.default_version: str | None = None
         self.lock = asyncio.Lock()
         self._engines: dict[tuple[str, str], Engine] = {}
+        self._latest: dict[str, Engine] = {}  # by name; every request looks here
         self._source, self._unloaded = "", set[str]()
 
     def __iter__(self) -> Iterator[Engine]:
@@ -61,10 +62,9 @@ class Models:
         wanted = name or self.default
         if not name and version is None:
             version = self.default_version
-        if version is not None and (engine := self._engines.get((wanted, version))) is not None:
+        engine = self._latest.get(wanted) if version is None else self._engines.get((wanted, version))
+        if engine is not None:
             return engine
-        if version is None and (versions := self.versions(wanted)):
-            return self._engines[wanted, versions[-1]]
         loaded = ", ".join(f"{other} version {one}" for other, one in list(self._engines)[:5])
         raise ModelNotFound(f"this server has {loaded}; it has not loaded what was asked for")
 
@@ -161,6 +161,7 @@ class Models:
         key = engine.name, engine.version
         before = self._engines.get(key)
         self._engines[key] = engine
+        self._note_latest(engine.name)
         self._unloaded.discard(engine.entry.place)
         self.default = self.default or engine.name
         return before
@@ -177,6 +178,7 @@ class Models:
         if name == self.default:
             raise ModelNotFound(f"{name} is the default model, which stays; make another one the default first")
         engines = [self._engines.pop(key) for key in keys]
+        self._note_latest(name)
         self._unloaded |= {engine.entry.place for engine in engines}
         return engines
 
@@ -187,7 +189,15 @@ class Models:
             return None
         if key == (self.default, self.default_version):
             self.default_version = None
-        return self._engines.pop(key)
+        del self._engines[key]
+        self._note_latest(engine.name)
+        return engine
+
+    def _note_latest(self, name: str) -> None:
+        """Remember which version of a model is its latest."""
+        self._latest.pop(name, None)
+        if versions := self.versions(name):
+            self._latest[name] = self._engines[name, versions[-1]]
 
     def keep_selection(self) -> str:
         """Write down what answers now; return why that was not possible, empty if it was."""
