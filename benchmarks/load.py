@@ -20,16 +20,22 @@ import uvloop
 
 @dataclass(frozen=True)
 class Load:
-    """What one measurement gave: the seconds of each answer, errors, and the seconds it took."""
+    """What one measurement gave: seconds of each answer, errors, the seconds it took, and those of the server's CPU."""
 
     latencies: list[float]
     errors: int
     seconds: float
+    cpu: float = 0.0
 
     @property
     def rate(self) -> float:
         """Answers a second."""
         return len(self.latencies) / self.seconds
+
+    @property
+    def cpu_a_request(self) -> float:
+        """Microseconds that the server computed for one answer."""
+        return 1e6 * self.cpu / len(self.latencies) if self.latencies else float("nan")
 
     def percentile(self, share: float) -> float:
         """Latency in milliseconds."""

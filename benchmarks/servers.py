@@ -1,5 +1,6 @@
 """The servers that are measured: how each is started over a model, waited for and ended."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import psutil
 
 SERVERS = {
     "xserve": "xserve",
@@ -29,6 +31,16 @@ class Running:
     port: int
     process: subprocess.Popen[bytes]
     log: Path
+
+    def cpu_seconds(self) -> float:
+        """What all its processes have computed until now, in the system too."""
+        times = []
+        root = psutil.Process(self.process.pid)
+        for process in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times.append(process.cpu_times())
+        # Those that have ended are in their parents' figures.
+        return sum(float(time.user + time.system + time.children_user + time.children_system) for time in times)
 
 
 def command(server: str, model: Path, port: int) -> list[str]:

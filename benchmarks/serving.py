@@ -5,7 +5,8 @@
 Each server is started alone, warmed up for a second and driven by a process of its own (`benchmarks.load`), the same
 images in the same order: one encoded image or one raw array of an image a request at 1, 16 and 64 connections, the
 encoded image at a fixed rate too (open loop), and arrays of 256. The peers are in `benchmarks.peers`; the last row of a
-table is onnxruntime in process on the same work without any HTTP. The load shares the machine's cores with the server.
+table is onnxruntime in process on the same work without any HTTP. The load shares the machine's cores with the server;
+the CPU time is that of all the server's processes, divided by its answers.
 """
 
 import io
@@ -14,7 +15,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def in_process(predictor: Predictor, kind: str, pixels: np.ndarray, seconds: flo
     encoded = [png(image) for image in pixels]
     batch = np.resize(pixels, (BATCH, *pixels.shape[1:]))
     latencies: list[float] = []
-    start = time.perf_counter()
+    computed, start = time.process_time(), time.perf_counter()
     while (began := time.perf_counter()) < start + seconds:
         index = len(latencies) % len(pixels)
         if kind == "png":
@@ -110,26 +111,32 @@ def in_process(predictor: Predictor, kind: str, pixels: np.ndarray, seconds: flo
         else:
             predictor.predict(batch if kind == "batch" else pixels[index : index + 1])
         latencies.append(time.perf_counter() - began)
-    return Load(latencies, 0, time.perf_counter() - start)
+    return Load(latencies, 0, time.perf_counter() - start, time.process_time() - computed)
 
 
 def table(scenario: Scenario, found: dict[str, list[Load]]) -> Table:
     """The rows of one scenario; ratios are of the same round, their median told with the lowest and the highest."""
     at = f"{scenario.rate:g} requests/s on {scenario.connections}" if scenario.rate else str(scenario.connections)
     caption = f"{WHAT[scenario.kind]}, {at} connection{'s' * (scenario.connections > 1)}"
-    columns = ["server", "images/s", "p50, p95, p99 ms", "errors", "`xserve`'s share (lowest to highest)"]
+    columns = ["server", "images/s", "`xserve`'s share (lowest to highest)", "CPU µs a request", "`xserve`'s share"]
+    columns += ["p50, p95, p99 ms", "errors"]
     rows = []
     for server, loads in found.items():
-        ratios = [
-            ours.rate / theirs.rate for ours, theirs in zip(found.get("xserve", []), loads, strict=False) if theirs.rate
-        ]
-        share = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "-"
+        pairs = [(ours, theirs) for ours, theirs in zip(found.get("xserve", []), loads, strict=False) if theirs.rate]
+        shares = shown([ours.rate / theirs.rate for ours, theirs in pairs])
+        cpu_shares = shown([ours.cpu_a_request / theirs.cpu_a_request for ours, theirs in pairs])
+        cpu = statistics.median(load.cpu_a_request for load in loads)
         parts = [statistics.median(load.percentile(part) for load in loads) for part in (50, 95, 99)]
         rate = statistics.median(load.rate for load in loads) * scenario.images
         times = ", ".join(f"{value:.1f}" for value in parts)
         errors = sum(load.errors for load in loads)
-        rows.append([SERVERS.get(server, RAW), f"{rate:.0f}", times, str(errors), share])
+        rows.append([SERVERS.get(server, RAW), f"{rate:.0f}", shares, f"{cpu:.0f}", cpu_shares, times, str(errors)])
     return Table(caption, columns, rows)
+
+
+def shown(ratios: list[float]) -> str:
+    """The median of some ratios with the lowest and the highest."""
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "-"
 
 
 @click.command()
@@ -162,7 +169,9 @@ def main(model: Path, data: Path, seconds: float, rounds: int, **options: Any) -
                 for scenario in here:
                     sent = requests(server, scenario.kind, pixels, running.port)
                     pool.apply(drive, (running.port, sent, scenario.connections, 1.0))
+                    computed = running.cpu_seconds()
                     load = pool.apply(drive, (running.port, sent, scenario.connections, seconds, scenario.rate))
+                    load = replace(load, cpu=running.cpu_seconds() - computed)
                     found[scenario].setdefault(server, []).append(load)
         for scenario in wanted:
             if scenario.rate is None:

@@ -5,8 +5,9 @@
 Clients of every kind run side by side against one `xserve`: some ask for what `benchmarks.traffic` calls good and
 compare every answer with what the models say in process; some send what is refused, on the same connections; some
 send slowly, vanish, never read, or come all at once; one asks for thousands of paths that are not there; one swaps the
-models. It fails with a list if an answer is wrong or missing, a status is not the one specified, the server's memory
-is not flat, its open files stay, /metrics grows, or the log has a traceback.
+models; one sends the requests of `benchmarks.attack`, one after another. It fails with a list if an answer is wrong
+or missing, a status is not the one specified, the memory of the server without its decoders is not flat, its open
+files stay, /metrics grows, or the log has a traceback.
 """
 
 import asyncio
@@ -35,9 +36,11 @@ import psutil
 import uvloop
 from PIL import Image
 
+from benchmarks.attack import BUSY, LEFT, attacks, send
 from benchmarks.results import Report, Table, json_option
 from benchmarks.servers import started
 from benchmarks.traffic import Answer, Bad, Good, Request, Truth, bad, get, good, post, read_answer
+from serving.model.card import read_card
 from serving.model.predictor import Predictor
 from xtrain import console
 from xtrain.images import decode
@@ -67,10 +70,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class Sample:
-    """The server at one moment."""
+    """The server at one moment: resident bytes without and of its decoders, open files, bytes of /metrics."""
 
     seconds: float
     resident: int
+    decoders: int
     files: int
     metrics: int
 
@@ -218,6 +222,27 @@ class Soak:
                 return
             await asyncio.gather(*(self.several(lambda: request, 1) for _ in range(60)))
 
+    async def attack(self, hostile: list[Bad], pause: float) -> None:
+        """Send what `benchmarks.attack` sends, again and again in another order, one at a time."""
+        while not self.over():
+            self.chance.shuffle(hostile)
+            for request in hostile:
+                if self.over():
+                    return
+                try:
+                    async with asyncio.timeout(PATIENCE):
+                        status = await send(self.port, request)
+                except (OSError, EOFError, TimeoutError) as error:
+                    self.tally.faults.append(f"{request.name}: no answer ({error!r})")
+                    continue
+                if status == LEFT:
+                    self.tally.left[request.name] += 1
+                    continue
+                self.tally.answers[request.name][status] += 1
+                if status not in (*request.statuses, BUSY):
+                    self.tally.faults.append(f"{request.name}: {status}")
+                await asyncio.sleep(pause)
+
     async def watch(self) -> None:
         """Look at the server once a second."""
         begin = time.monotonic()
@@ -226,13 +251,17 @@ class Soak:
             self.samples.append(Sample(time.monotonic() - begin, *self.size(), len(metrics)))
             await asyncio.sleep(1)
 
-    def size(self) -> tuple[int, int]:
-        """Resident bytes and open files of the server's processes."""
-        everyone = [self.process, *self.process.children(recursive=True)]
-        # A decoder that starts meanwhile brings its own files, and two at its server's end.
-        servers = [item for item in everyone if "serving.images.decoder" not in item.cmdline()]
-        files = sum(item.num_fds() for item in servers) - 2 * (len(everyone) - len(servers))
-        return sum(item.memory_info().rss for item in everyone), files
+    def size(self) -> tuple[int, int, int]:
+        """Resident bytes of the server's processes, those of its decoders, and the open files of the former."""
+        resident = {True: 0, False: 0}
+        files = 0
+        for process in [self.process, *self.process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # a decoder that was just replaced
+                decoder = "serving.images.decoder" in process.cmdline()
+                # A decoder that starts meanwhile brings its own files, and two at its server's end.
+                files += -2 if decoder else process.num_fds()
+                resident[decoder] += process.memory_info().rss
+        return resident[False], resident[True], files
 
     async def metrics(self) -> bytes:
         """The text of /metrics."""
@@ -240,18 +269,19 @@ class Soak:
             writer.write(get("/metrics"))
             return (await read_answer(reader)).content
 
-    async def run(self, names: list[str], paths: int, every: float) -> None:
+    async def run(self, names: list[str], paths: int, every: float, hostile: list[Bad]) -> None:
         """All of them, side by side; then the silence after them."""
-        _, before = self.size()
+        *_, before = self.size()
         clients: list[Coroutine[Any, Any, None]] = [self.converse(self.any_good, 0.0) for _ in range(8)]
         clients += [self.converse(self.any_mixed, 0.005) for _ in range(3)]
         clients += [self.crawl() for _ in range(3)]
         clients += [self.vanish(), self.vanish(), self.hoard(), self.hoard()]
         clients += [self.wander(paths), self.swap(names, every), self.crowd(every / 4), self.watch()]
+        clients += [self.attack(list(hostile), 0.5)]
         await asyncio.gather(*clients)
         for _ in range(2 * TIMEOUT):  # what was left behind is given up within the timeout
             await asyncio.sleep(1)
-            after, text = self.size()[1], (await self.metrics()).decode()
+            after, text = self.size()[2], (await self.metrics()).decode()
             left = dict(re.findall(r"^xtrain_(waiting_images|reserved_bytes) (\S+)", text, re.M))
             if after <= before + 3 and len(left) == 2 and not any(map(float, left.values())):
                 return
@@ -274,8 +304,11 @@ def judge(samples: list[Sample], warm: float, flat: float) -> tuple[list[str], l
     drift = statistics.median(windows[-part:]) / statistics.median(windows[:part]) - 1
     metrics = max(sample.metrics for sample in samples)
     found = f"{middle / 1e6:.0f} MB, {low:+.1%} to {high:+.1%}; the last quarter beside the first {drift:+.1%}"
+    decoders = [sample.decoders / 1e6 for sample in samples]
+    highest = f"highest moment {max(settled) / 1e6:.0f} MB"
     told = [
-        f"resident memory after {warm:.0f} s, medians of 10 s: {found}; highest moment {max(settled) / 1e6:.0f} MB",
+        f"resident memory without decoders after {warm:.0f} s, medians of 10 s: {found}; {highest}",
+        f"decoders' beside it: {statistics.median(decoders):.0f} MB, at the highest moment {max(decoders):.0f} MB",
         f"/metrics: {samples[0].metrics} bytes at first, {metrics} at most",
     ]
     wrong = [f"resident memory is not flat: {found}"] if max(-low, high, abs(drift)) > flat else []
@@ -330,7 +363,9 @@ def main(models: tuple[Path, Path], data: Path, minutes: float, json_file: Path 
         with started("xserve", folder / "one.onnx", *limits) as server:
             end = time.monotonic() + seconds
             soak = Soak(server.port, server.process.pid, truth, requests, refused, end)
-            uvloop.run(soak.run(["one", "two"], options["paths"], options["swap_every"]))
+            card = read_card(folder / "one.onnx")
+            hostile = attacks(card.shape, card.name)
+            uvloop.run(soak.run(["one", "two"], options["paths"], options["swap_every"], hostile))
             server.process.terminate()
             code = server.process.wait(timeout=30)
             crashes = [line for line in server.log.read_text().splitlines() if line.startswith("Traceback")]
