@@ -118,7 +118,7 @@ def check_addresses(address: Address, grpc: tuple[str, int] | None) -> None:
 
 
 def launch(settings: Settings, address: Address) -> NoReturn:
-    """Replace this process by `bentoml serve` with the settings in its environment.
+    """Replace this process by `bentoml serve` (`supervisor`) with the settings in its environment.
 
     Args:
         settings: what to serve; its paths are absolute.
@@ -132,7 +132,7 @@ def launch(settings: Settings, address: Address) -> NoReturn:
     }
     # The folder that holds the package is where the service is imported from, whatever folder the user is in.
     root = str(Path(__file__).resolve().parent.parent)
-    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Classifier"]
+    command = [sys.executable, "-m", "serving.supervisor", "serve", "serving.service:Classifier"]
     command += ["--working-dir", root, "--host", address.host, "--port", str(address.port)]
     if address.certificate is not None:
         command += [
@@ -141,4 +141,5 @@ def launch(settings: Settings, address: Address) -> NoReturn:
             "--ssl-keyfile",
             str(address.key or address.certificate),
         ]
+    os.chdir(root)  # where -m looks first
     os.execve(sys.executable, command, environment)

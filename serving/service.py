@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import process
+from serving import process, signals
 from serving.http import bodies, connection
 from serving.http.access import Authorization
 from serving.http.app import create_app
@@ -95,6 +95,7 @@ def create_service(settings: Settings) -> Any:
             process.end_with_parent()
             models.start(settings.model, process.say)
             app.state.metrics.on_models(models)
+            signals.install(app, settings.drain)
             self.starting = asyncio.get_running_loop().create_task(self.start())
             process.freeze_garbage_collector()
             process.silence_access_log()
@@ -133,7 +134,7 @@ def create_service(settings: Settings) -> Any:
             return await classify_array(engine, checked, top, settings.timeout)
 
         def __is_ready__(self) -> bool:
-            return bool(models) and (self.grpc is not None or not settings.grpc)
+            return models.ready and (self.grpc is not None or not settings.grpc)
 
         @bentoml.on_shutdown  # type: ignore[untyped-decorator]
         async def close(self) -> None:

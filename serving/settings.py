@@ -41,6 +41,12 @@ class Settings:
         open_low=True,
         help="Seconds from the head of a request to its answer, and 1 more for each 128 KiB of its body.",
     )
+    drain: float = option(
+        0.0,
+        low=0,
+        high=3600,
+        help="Seconds that a server answers on after SIGTERM while /readyz is 503, for its load balancer to notice.",
+    )
     max_bytes: int = option(16 * MIB, low=1, high=TIB, help="Largest body of one image, in bytes.")
     max_batch_bytes: int = option(
         64 * MIB, low=1, high=TIB, help="Largest body of many images, in bytes, unpacked ones too."

@@ -32,6 +32,8 @@ ROOMS = {
         "http",
         "grpc",
         "launch",
+        "supervisor",
+        "signals",
         "check",
         "service",
         "cli",

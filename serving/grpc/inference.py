@@ -41,7 +41,7 @@ class Inference:
 
     async def server_ready(self, request: Any, deadline: float) -> Any:
         """Answer whether the default model is ready."""
-        return self.messages["ServerReadyResponse"](ready=bool(self.models))
+        return self.messages["ServerReadyResponse"](ready=self.models.ready)
 
     async def model_ready(self, request: Any, deadline: float) -> Any:
         """Answer that a model is ready; one that is not loaded is not found."""

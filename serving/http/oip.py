@@ -10,6 +10,7 @@ from starlette.responses import Response
 from serving.http.context import engine, models
 from serving.http.responses import JSONResponse
 from serving.model.card import HEATMAP, INPUT, OUTPUT
+from serving.scheduling.batcher import Stopping
 from xtrain import __version__
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
@@ -21,8 +22,10 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Answer that the server and its default model are ready; 503 until then."""
+    """Answer that the server and its default model are ready; 503 until then, and once it is about to end."""
     engine(request)
+    if not models(request).ready:
+        raise Stopping("the server is stopping")
     return JSONResponse({"ready": True})
 
 

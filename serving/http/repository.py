@@ -15,6 +15,7 @@ from serving.http.errors import HTTPError
 from serving.http.responses import JSONResponse
 from serving.http.threads import run_in_thread
 from serving.images.pixels import json_object
+from serving.model import onnxfile
 from serving.model.repository import Entry, ModelRepository
 from serving.scheduling.engine import Engine
 from serving.scheduling.models import Models
@@ -133,6 +134,50 @@ async def swap(request: Request) -> Response:
         _retire(request.app, replaced)
         await _keep_selection(loaded)
     return JSONResponse({"model": engine.name, "version": engine.version, "sha256": engine.predictor.digest})
+
+
+async def reload_changed(app: Starlette) -> None:
+    """Load the models anew whose files changed; where a file cannot be loaded, the model before it goes on answering.
+
+    The operator is told of each.
+    """
+    loaded: Models = app.state.models
+    async with loaded.lock:
+        present = await run_in_thread(lambda: _present_entries(loaded))
+        for before in loaded:
+            try:
+                entry = await run_in_thread(lambda: _changed(before, loaded, present))  # noqa: B023, run at once
+                if entry is None:
+                    continue
+                (engine,) = await _make_all(loaded, [entry])
+            except (OSError, XtrainError, HTTPError) as error:
+                process.say(f"note: {before.entry.path}: not loaded ({error}); the model before goes on answering")
+                continue
+            replaced = [one for one in (loaded.put(engine),) if one is not None]
+            if loaded.take_out(before):  # the new file has another name or version
+                replaced.append(before)
+                if loaded.default == before.name:
+                    loaded.default, loaded.default_version = engine.name, None
+            _retire(app, replaced)
+            process.say(f"note: {entry.path}: {engine.name} version {engine.version} from now on")
+        await run_in_thread(lambda: loaded.note_source(loaded.settings.model))
+        await _keep_selection(loaded)
+
+
+def _present_entries(loaded: Models) -> dict[tuple[str, str], Entry]:
+    """Return the entries of a folder of models; none where the server was started with one file."""
+    entries = [] if loaded.replaces else _repository(loaded).entries()
+    return {(entry.name, entry.version): entry for entry in entries}
+
+
+def _changed(engine: Engine, loaded: Models, present: dict[tuple[str, str], Entry]) -> Entry | None:
+    """Return the entry of an engine's file as it is now; None if it has not changed.
+
+    Raises:
+        ModelFileError, OSError: it cannot be looked at.
+    """
+    entry = present.get((engine.name, engine.version)) or _repository(loaded).entry(str(engine.entry.path))
+    return None if onnxfile.sha256(entry.path) == engine.predictor.digest else entry
 
 
 async def to_the_end(app: Starlette, change: Coroutine[Any, Any, None]) -> None:

@@ -31,13 +31,14 @@ class Models:
     Attributes:
         default: name of the model that answers where none is named; empty while none is loaded.
         default_version: of that model; None for its latest.
+        draining: whether the server is about to end; it answers, but is not ready any more.
         replaces: whether a swap takes the default model before out, as where the server was started with one file.
     """
 
     def __init__(self, settings: Settings, repository: ModelRepository | None, on_batch: OnBatch) -> None:
         """Make an empty set; `on_batch` is told of every run of every model."""
         self.settings, self.repository, self._on_batch = settings, repository, on_batch
-        self.default, self.replaces = "", True
+        self.default, self.replaces, self.draining = "", True, False
         self.default_version: str | None = None
         self.lock = asyncio.Lock()
         self._engines: dict[tuple[str, str], Engine] = {}
@@ -49,6 +50,11 @@ class Models:
 
     def __bool__(self) -> bool:
         return bool(self._engines)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a load balancer should send requests here."""
+        return bool(self._engines) and not self.draining
 
     def find(self, name: str | None = None, version: str | None = None) -> Engine:
         """Return the engine of a model, of its latest version unless one is named, of the default model likewise.
@@ -81,7 +87,7 @@ class Models:
         assert self.repository is not None
         chosen = Selection.read(self.repository.folder)
         is_file = self.replaces = not source.is_dir()
-        self._source = onnxfile.sha256(source) if is_file and source.is_file() else ""
+        self.note_source(source)
         if chosen is not None and chosen.source != self._source:
             chosen = None
         self._unloaded = set(chosen.unloaded if chosen else ())
@@ -109,6 +115,10 @@ class Models:
         self.default = wanted if wanted in names else names[0]
         if chosen is not None and self.default == chosen.default and chosen.version in self.versions(self.default):
             self.default_version = chosen.version
+
+    def note_source(self, source: Path) -> None:
+        """Remember the file that the server was started with as it is now: what is chosen later is instead of it."""
+        self._source = onnxfile.sha256(source) if source.is_file() else ""
 
     def check_memory(self, entries: Sequence[Entry]) -> None:
         """Refuse models that, beside those that they do not replace, have more bytes than all may have.
