@@ -107,6 +107,17 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupt_that_c_code_loses_is_raised_again() -> None:
-    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, cwd=ROOT, timeout=30)
+@pytest.mark.parametrize("interrupts", ["taken", "ignored"])  # a shell's background jobs ignore them
+def test_an_interrupt_that_c_code_loses_is_raised_again(interrupts: str) -> None:
+    handler = signal.SIG_DFL if interrupts == "taken" else signal.SIG_IGN
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", LOST],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+    )
     assert (done.stdout, done.stderr) == ("lost at first\nraised again\n", "")
+    assert time.monotonic() - began < 9  # what waited was interrupted

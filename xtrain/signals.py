@@ -69,12 +69,20 @@ def raise_interrupt() -> None:
 
 def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
     """Raise a KeyboardInterrupt once more that a library's C or Rust code could not pass on, instead of printing it."""
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+    taken = [number for number in STOPPING if signal.getsignal(number) is signal.default_int_handler]
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt) or not taken:
         sys.__unraisablehook__(unraisable)
         return
-    again = threading.Timer(0.01, _thread.interrupt_main)  # not at once: it would be raised in here, and lost again
+    again = threading.Timer(0.05, _interrupt, [taken[0]])  # not at once: it would be raised in here, and lost again
     again.daemon = True
     again.start()
+
+
+def _interrupt(number: signal.Signals) -> None:
+    if hasattr(signal, "pthread_kill"):  # what the main thread waits for is interrupted too
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
