@@ -78,7 +78,7 @@ def test_the_bomb_is_one(images: np.ndarray) -> None:
 
 def test_growth_is_seen() -> None:
     def samples(resident: list[float], metrics: int = 1000) -> list[Sample]:
-        return [Sample(second, int(size * 1e6), 20, metrics) for second, size in enumerate(resident)]
+        return [Sample(second, int(size * 1e6), 0, 20, metrics) for second, size in enumerate(resident)]
 
     flat = [100.0 + (second % 7) for second in range(120)]
     assert judge(samples(flat), 60, 0.05)[1] == []
