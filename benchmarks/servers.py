@@ -18,6 +18,7 @@ import psutil
 
 SERVERS = {
     "xserve": "xserve",
+    "workers": "xserve --workers 2",
     "bare": "uvicorn with the same app",
     "lit": "LitServe",
     "batchable": "BentoML batchable",
@@ -45,9 +46,9 @@ class Running:
 
 def command(server: str, model: Path, port: int) -> list[str]:
     """How a server is started."""
-    if server == "xserve":
+    if server in ("xserve", "workers"):
         start = [sys.executable, "-c", "from serving.cli import main; main()", str(model)]
-        return [*start, "--port", str(port)]
+        return [*start, "--port", str(port), *(("--workers", "2") if server == "workers" else ())]
     if server == "batchable":
         start = [sys.executable, "-m", "bentoml", "serve", "benchmarks.peers.batchable:Batchable"]
         return [*start, "--host", "127.0.0.1", "--port", str(port)]

@@ -50,8 +50,8 @@ class Scenario:
         return BATCH if self.kind == "batch" else 1
 
     def servers(self, chosen: list[str]) -> list[str]:
-        """Those that take it: the other two answer one image at a time, or refuse more than their batch."""
-        return [server for server in chosen if self.kind != "batch" or server in ("xserve", "bare")]
+        """Those that take it: the other ones answer one image at a time, or refuse more than their batch."""
+        return [server for server in chosen if self.kind != "batch" or server in ("xserve", "workers", "bare")]
 
 
 def scenarios(rate: float) -> list[Scenario]:

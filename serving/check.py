@@ -42,6 +42,14 @@ def check_all(settings: Settings) -> Iterator[Finding]:
     Args:
         settings: of the server that is meant to run.
     """
+    for gpu, worker in {gpu: number for number, gpu in enumerate(settings.gpus, 1)}.items():
+        if gpu is not None:
+            yield Finding(f"GPU {gpu}", f"{settings.workers} of {settings.worker_count} workers")
+        yield from check_worker(settings.of_worker(worker))
+
+
+def check_worker(settings: Settings) -> Iterator[Finding]:
+    """Yield what is found for one process of the server."""
     yield from check_machine(settings)
     repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
     is_folder = settings.model.is_dir()
@@ -62,7 +70,7 @@ def check_machine(settings: Settings) -> Iterator[Finding]:
     yield Finding("CUDA driver", f"for CUDA up to {version}" if version else "none")
     for device in PROVIDERS:
         missing = missing_for(device)
-        asked = settings.device == device
+        asked = settings.placement.device == device
         yield Finding(f"libraries of {LABELS[device]}", missing or "all load", fault=asked and bool(missing))
     try:
         choice = choose(settings.placement)

@@ -42,15 +42,18 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
     Authorization.read(settings)
     check_certificate(settings)
     address, grpc = Address(host, port, settings.certificate, settings.key), grpc_address(settings)
+    for worker in range(1, settings.worker_count + 1):
+        choose(settings.of_worker(worker).placement)
     if only_check:  # beside a server that may be running, so without its ports
         print_checks(settings)
         return
     check_addresses(address, grpc)
     # Every fault of the file shows here, in one line, before a server starts.
-    repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
-    Models(settings, repository, lambda *_: None).start(settings.model, lambda note: None)
+    first = settings.of_worker(1)
+    repository = ModelRepository(first.repository, first.placement, first.max_batch)
+    Models(first, repository, lambda *_: None).start(first.model, lambda note: None)
     if has_driver():  # where a GPU could be expected, what was chosen and why is never a surprise
-        choice = choose(settings.placement)
+        choice = choose(first.placement)
         click.echo(f"note: --device {settings.device} computes with {choice.label}: {choice.reason}", err=True)
     launch(settings, address)
 

@@ -6,6 +6,7 @@ environment (`XTRAIN_MODEL`, `XTRAIN_DEVICE`, `XTRAIN_MAX_BATCH`, …); `xserve`
 
 import asyncio
 import os
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,10 @@ from serving.launch import ADDRESS, check_certificate, grpc_address
 from serving.model.repository import ModelRepository
 from serving.scheduling.models import Models
 from serving.settings import Settings
+from serving.tracing import TRACING
+from serving.workers.changes import Changes
+from serving.workers.peers import Peers, shared_folder
+from xtrain.errors import OutputError
 from xtrain.options import from_environment
 
 
@@ -66,19 +71,23 @@ def create_service(settings: Settings) -> Any:
     """
     check_certificate(settings)
     grpc_address(settings)
+    index, count = bentoml.server_context.worker_index or 1, settings.worker_count
+    settings = settings.of_worker(index)
+    peers = Peers(shared_folder(), index, count) if count > 1 else None
     # `bentoml build` writes the configuration down.
     yaml.SafeDumper.add_representer(NoTimeout, yaml.representer.SafeRepresenter.represent_float)
     process.limit_heap()
     process.allow_files(settings.max_connections)
     connection.install(settings.timeout, settings.max_connections)
     repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
-    app = create_app(settings, Authorization.read(settings), repository)
+    app = create_app(settings, Authorization.read(settings), repository, peers)
     models: Models = app.state.models
+    changes: Changes = app.state.changes
 
     @bentoml.service(
         name="xtrain",
         description="Image classification with one exported file. For research, not for diagnosis.",
-        workers=1,  # one queue and one model, which a swap changes for all; more machines, not more workers
+        workers=count,
         traffic={"timeout": NoTimeout(settings.timeout)},
         # Request tracing is always on in BentoML and its largest single cost: 1.6-2.8 x the requests without.
         tracing={"excluded_urls": "v1,v2,metrics"},
@@ -94,15 +103,27 @@ def create_service(settings: Settings) -> Any:
         def __init__(self) -> None:
             process.end_with_parent()
             models.start(settings.model, process.say)
+            changes.begin()
             app.state.metrics.on_models(models)
             signals.install(app, settings.drain)
-            self.starting = asyncio.get_running_loop().create_task(self.start())
+            TRACING.start()
+            loop = asyncio.get_running_loop()
+            self.starting = loop.create_task(self.start())
+            self.background = [loop.create_task(job) for job in (changes.follow(), self.tell_peers())]
             process.freeze_garbage_collector()
             process.silence_access_log()
-            if ADDRESS in os.environ:  # started by xserve, and the socket is open by now
+            if ADDRESS in os.environ and index == 1:  # started by xserve, and the socket is open by now
                 names = ", ".join(dict.fromkeys(engine.name for engine in models))
                 device = next(iter(models)).predictor.label
-                process.say(f"{names} on {os.environ[ADDRESS]} ({device}; Ctrl-C stops it)")
+                workers = f"{count} workers; " if count > 1 else ""
+                process.say(f"{names} on {os.environ[ADDRESS]} ({device}; {workers}Ctrl-C stops it)")
+
+        async def tell_peers(self) -> None:
+            """Tell the other workers once a second what this one counts."""
+            while peers is not None:
+                with suppress(OutputError):  # a full disk; what was told before is told a while longer
+                    peers.tell(status=app.state.metrics.status())
+                await asyncio.sleep(1)
 
         async def start(self) -> None:
             """Start a decoder, so that nobody waits for it, and gRPC where it is wanted."""
@@ -139,12 +160,15 @@ def create_service(settings: Settings) -> Any:
         @bentoml.on_shutdown  # type: ignore[untyped-decorator]
         async def close(self) -> None:
             """Answer what is in flight, refuse what comes after."""
-            self.starting.cancel()
-            await asyncio.wait([self.starting])
+            tasks = [self.starting, *self.background]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             if self.grpc is not None:
                 await self.grpc.stop(settings.timeout)
             await models.close()
             await app.state.decoders.close()
+            await asyncio.to_thread(TRACING.close)
 
     Classifier.add_asgi_middleware(RoutesMiddleware, app=app)  # type: ignore[attr-defined]
     return Classifier

@@ -1,9 +1,10 @@
 """The settings of one server: `xserve`'s options, the `XTRAIN_…` environment variables of a container, the limits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serving.model.devices import DEVICES, Placement
+from serving.model.devices import DEVICES, PROVIDERS, Placement, parse_devices, usable_cores
+from xtrain.errors import ConfigError
 from xtrain.options import option
 
 DEFAULT_MODEL = Path("/models/model.onnx")  # where a container finds it mounted
@@ -22,6 +23,15 @@ class Settings:
         4 * GIB, low=1, high=TIB, help="Bytes that the files of all loaded models may have together."
     )
     device: str = option("auto", choices=DEVICES, help="Where to compute; auto: CUDA where it works.")
+    devices: str = option(
+        "",
+        metavar="LIST",
+        default_text="one",
+        help="GPUs such as 0,1,2, each with a process and a copy of the models; cpu:N: N processes that share the CPU.",
+    )
+    workers: int = option(
+        1, low=1, high=256, help="Processes for each GPU, or on the CPU, which share its cores, limits and memory."
+    )
     threads: int = option(0, low=0, high=1024, help="Threads of one run on the CPU, at most one a core; 0: one a core.")
     gpu_memory: int = option(0, low=0, high=TIB, help="Bytes that onnxruntime may take of a GPU's memory; 0: no limit.")
     max_batch: int = option(64, low=1, high=65_536, help="Largest number of images in one run.")
@@ -85,10 +95,58 @@ class Settings:
         help="File of the tokens that may load and unload models of the folder.",
     )
 
+    worker: int = 1  # of `worker_count`, which one this is; set by `of_worker` alone
+
+    @property
+    def gpus(self) -> list[int | None]:
+        """For each process the number of its GPU, None for the first one or the CPU.
+
+        Raises:
+            ConfigError: `devices` is no such list, or `device` contradicts it.
+        """
+        found = parse_devices(self.devices)
+        is_cpu = None in found
+        if found and self.device not in (("auto", "cpu") if is_cpu else ("auto", *PROVIDERS)):
+            raise ConfigError(f"--devices {self.devices} and --device {self.device} contradict; leave one of them out")
+        return (found or [None]) * self.workers
+
+    @property
+    def worker_count(self) -> int:
+        """Processes that answer."""
+        return len(self.gpus)
+
     @property
     def placement(self) -> Placement:
-        """Where and how models run."""
-        return Placement(self.device, self.threads, self.gpu_memory)
+        """Where and how models run in this process."""
+        device = self.device
+        if self.devices and device == "auto":
+            device = "cpu" if self.devices.startswith("cpu") else "cuda"
+        return Placement(device, self.threads, self.gpu_memory, self.gpus[self.worker - 1])
+
+    def of_worker(self, index: int) -> "Settings":
+        """Return the settings of one of the processes: limits, memory and cores are divided between them.
+
+        Args:
+            index: from 1.
+        """
+        count = self.worker_count
+        if count == 1:
+            return self
+
+        def share(whole: int) -> int:
+            return -(-whole // count)
+
+        return replace(
+            self,
+            worker=index,
+            threads=max(1, (self.threads or usable_cores()) // count),
+            gpu_memory=self.gpu_memory // self.workers,
+            max_queue=share(self.max_queue),
+            decoders=share(self.decoders or usable_cores()),
+            # No less than a body of the largest size and what it is unpacked to, or none could be answered.
+            memory_budget=max(share(self.memory_budget), min(self.memory_budget, 2 * self.max_batch_bytes)),
+            max_connections=share(self.max_connections),
+        )
 
     @property
     def repository(self) -> Path:

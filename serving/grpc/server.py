@@ -75,7 +75,8 @@ async def start(app: Starlette, settings: Settings) -> Server:
         options=[
             ("grpc.max_receive_message_length", settings.max_batch_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # or two servers would share the port and no one would know
+            # Workers share the port; two servers must not, and no one would know.
+            ("grpc.so_reuseport", int(settings.worker_count > 1)),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.max_connection_idle_ms", 300_000),
             ("grpc.server_handshake_timeout_ms", 10_000),

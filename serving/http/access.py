@@ -52,20 +52,20 @@ class Tokens:
     Every one is compared, in constant time. A file that changed is read again; one that became unreadable is not.
     """
 
-    def __init__(self, tokens: list[Token], path: Path | None = None) -> None:
-        self._tokens, self._path = tokens, path
+    def __init__(self, tokens: list[Token], path: Path | None = None, workers: int = 1) -> None:
+        self._tokens, self._path, self._workers = tokens, path, workers
         self._version, self._looked = _version(path), time.monotonic()
 
     @classmethod
-    def read(cls, path: Path) -> "Tokens":
+    def read(cls, path: Path, workers: int = 1) -> "Tokens":
         """Read a file with one token a line, and behind it the requests a second that it may send, if that is limited.
 
-        Empty lines and those that start with # do not count.
+        Empty lines and those that start with # do not count. Of several workers each allows its share.
 
         Raises:
             ConfigError: unreadable, without a token, or with one that no header can carry.
         """
-        return cls(_parse(path), path)
+        return cls(_parse(path, workers), path, workers)
 
     def find(self, header: str) -> Token | None:
         """Return the token that an `Authorization` header carries, if it is one of these."""
@@ -86,7 +86,7 @@ class Tokens:
             return
         self._version = version
         try:
-            self._tokens = _parse(self._path)
+            self._tokens = _parse(self._path, self._workers)
             process.say(f"note: {self._path}: {len(self._tokens)} tokens from now on")
         except ConfigError as error:
             process.say(f"note: {error}; the tokens before go on")
@@ -101,7 +101,7 @@ def _version(path: Path | None) -> tuple[int, int, int] | None:
     return (status.st_mtime_ns, status.st_size, status.st_ino) if status is not None else None
 
 
-def _parse(path: Path) -> list[Token]:
+def _parse(path: Path, workers: int) -> list[Token]:
     """Return the tokens of a file.
 
     Raises:
@@ -119,7 +119,7 @@ def _parse(path: Path) -> list[Token]:
         if not (token.isascii() and token.isprintable()):
             tokens = []
             break
-        tokens.append(Token(hashlib.sha256(token.encode()).digest(), _rate(rate.strip(), path)))
+        tokens.append(Token(hashlib.sha256(token.encode()).digest(), _rate(rate.strip(), path) / workers))
     if not tokens:
         raise ConfigError(f"{path}: needs at least one token, one a line, of printable ASCII without spaces")
     return tokens
@@ -171,8 +171,9 @@ class Authorization:
         Raises:
             ConfigError: as `Tokens.read`.
         """
-        users = Tokens.read(settings.tokens) if settings.tokens else None
-        admins = Tokens.read(settings.admin_tokens) if settings.admin_tokens else None
+        count = settings.worker_count
+        users = Tokens.read(settings.tokens, count) if settings.tokens else None
+        admins = Tokens.read(settings.admin_tokens, count) if settings.admin_tokens else None
         return cls(users, admins)
 
     def refuse(self, access: Access, header: str) -> Refusal | None:

@@ -22,6 +22,8 @@ from serving.model.repository import ModelRepository
 from serving.scheduling.memory import MemoryBudget
 from serving.scheduling.models import Models
 from serving.settings import Settings
+from serving.workers.changes import Changes
+from serving.workers.peers import Peers
 
 DECODERS_A_CORE = 4  # at most: each takes 35 MB, and as much again as what it decodes
 
@@ -32,6 +34,7 @@ def create_app(
     settings: Settings | None = None,
     authorization: Authorization | None = None,
     repository: ModelRepository | None = None,
+    peers: Peers | None = None,
 ) -> Starlette:
     """Return the app; it answers 503 until `load_model` has given it a model.
 
@@ -39,9 +42,11 @@ def create_app(
         settings: its limits; those that concern the model's file are not used here.
         authorization: the tokens; by default everybody may predict and nobody swap the model.
         repository: where other models are; None for nowhere.
+        peers: the other processes of the server; None where this is the only one.
     """
     settings = settings or Settings()
-    metrics, budget = Metrics(), MemoryBudget(settings.memory_budget)
+    budget = MemoryBudget(settings.memory_budget)
+    metrics = Metrics(budget, peers)
     app = Starlette(
         routes=routes(),
         exception_handlers={
@@ -59,7 +64,8 @@ def create_app(
     )
     app.state.settings, app.state.metrics, app.state.budget = settings, metrics, budget
     app.state.decoders = DecoderPool(min(settings.decoders or usable_cores(), DECODERS_A_CORE * usable_cores()))
-    app.state.models, app.state.retiring = Models(settings, repository, metrics.on_batch), set()
+    app.state.models, app.state.changing = Models(settings, repository, metrics.on_batch), set()
+    app.state.changes = Changes(app.state.models, peers)
     app.state.authorization = authorization or Authorization()
     return app
 

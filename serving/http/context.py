@@ -20,6 +20,7 @@ from serving.scheduling.batcher import LATE, DeadlinePassed
 from serving.scheduling.engine import Engine
 from serving.scheduling.memory import MemoryBudget, Reservation
 from serving.scheduling.models import Models
+from serving.tracing import TRACING, tell
 
 MIN_RATE = 128 * 1024  # bytes a second of a body, below which its request is late: 64 MiB arrive over 10 Mbit/s
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.ASCII)
@@ -173,6 +174,8 @@ class RequestMiddleware:
         current = RequestContext(_request_id(headers), self.budget.reservation(), self.timeout)
         scope["context"] = current
         began, status = time.perf_counter(), 500
+        tracing = TRACING.of_request(headers)
+        span = tracing.__enter__()
 
         async def watched_send(message: Message) -> None:
             nonlocal status
@@ -193,6 +196,8 @@ class RequestMiddleware:
             status = CLIENT_CLOSED
         finally:
             current.close()
+            tell(span, current.operation, scope["method"], status)
+            tracing.__exit__(None, None, None)
             seconds = time.perf_counter() - began
             self.metrics.requests.labels(current.operation, str(status)).inc()
             self.metrics.seconds.labels(current.operation).observe(seconds)

@@ -18,6 +18,7 @@ from serving.http.errors import HTTPError
 from serving.images.messages import Task
 from serving.images.pixels import MAX_JSON, parse_pixels
 from serving.images.pool import PIXELS_MEMORY, SMALL_MEMORY, DecoderPool, NeedsMemory
+from serving.tracing import TRACING
 from xtrain.images import MAX_PIXELS, SIMPLE_SIDE, ImageTooLarge, decode_image, fit, is_simple
 
 MIB = 1024 * 1024
@@ -29,6 +30,12 @@ JSON_EXPANSION = 10  # bytes of Python objects and arrays that a byte of pixels 
 
 
 async def decode(request: Request, content: bytes, thumbnail: int = 0) -> tuple[NDArray[np.uint8], Image.Image | None]:
+    """As `_decode`, within a span."""
+    with TRACING.part("decode"):
+        return await _decode(request, content, thumbnail)
+
+
+async def _decode(request: Request, content: bytes, thumbnail: int = 0) -> tuple[NDArray[np.uint8], Image.Image | None]:
     """Return an image's pixels (H, W, C) uint8 at the model's native size, and a thumbnail if a side is named.
 
     Raises:

@@ -4,7 +4,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from serving.http.context import engine, models
+from serving.http.context import engine
 from serving.http.metrics import Metrics
 from serving.http.responses import JSONResponse
 from serving.model.predictor import Predictor
@@ -23,8 +23,6 @@ async def show_card(request: Request) -> Response:
 
 
 async def show_metrics(request: Request) -> Response:
-    """Answer with the Prometheus metrics of this process."""
+    """Answer with the Prometheus metrics of all workers."""
     metrics: Metrics = request.app.state.metrics
-    metrics.waiting.set(sum(engine.waiting for engine in models(request)))
-    metrics.reserved.set(request.app.state.budget.reserved)
     return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.http.context import engine, models
+from serving.http.metrics import Metrics
 from serving.http.responses import JSONResponse
 from serving.model.card import HEATMAP, INPUT, OUTPUT
 from serving.scheduling.batcher import Stopping
@@ -81,7 +82,8 @@ async def config(request: Request) -> Response:
 async def statistics(request: Request) -> Response:
     """Answer with the counts and nanoseconds of the model's runs, in the form of Triton's statistics extension."""
     model = engine(request)
-    counted = model.statistics
+    metrics: Metrics = request.app.state.metrics
+    counted = metrics.statistics(model)
 
     def duration(count: int, seconds: float) -> dict[str, int]:
         return {"count": count, "ns": round(seconds * 1e9)}

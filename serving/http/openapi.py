@@ -162,7 +162,7 @@ def _schemas() -> Schema:
             ["images"],
         ),
         "Card": object_schema({"sha256": TEXT, "name": TEXT, "version": TEXT, "classes": _list(TEXT)}),
-        "Model": object_schema(named),
+        "Model": object_schema({**named, "workers": _list(COUNT)}),
         "Models": object_schema({"default": TEXT, "models": _list(object_schema({**named, "name": TEXT}, ["name"]))}),
         "Index": _list(object_schema({"name": TEXT, "version": TEXT, "state": TEXT, "reason": TEXT})),
         "Server": object_schema({"name": TEXT, "version": TEXT, "extensions": _list(TEXT)}),

@@ -1,7 +1,8 @@
 """The endpoints that change which models answer: the repository extension of the Open Inference Protocol, and ours."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,7 +19,9 @@ from serving.images.pixels import json_object
 from serving.model import onnxfile
 from serving.model.repository import Entry, ModelRepository
 from serving.scheduling.engine import Engine
-from serving.scheduling.models import Models
+from serving.scheduling.model_set import ModelSet
+from serving.scheduling.models import ModelNotFound, Models
+from serving.workers.changes import Changes
 from xtrain.errors import XtrainError
 
 NO_PARAMETERS = "a model is loaded as it lies in the repository, without parameters"
@@ -82,18 +85,15 @@ async def load_model(app: Starlette, name: str) -> None:
     Raises:
         HTTPError: 404, the repository has no such model; 422, one version cannot be loaded.
     """
-    loaded: Models = app.state.models
-    repository = _repository(loaded)
-    async with loaded.lock:
+    changes: Changes = app.state.changes
+    repository = _repository(changes.models)
+    async with changes.exclusive() as served:
         entries = [entry for entry in await run_in_thread(repository.entries) if entry.name == name]
         if not entries:
             raise HTTPError(404, "the repository has no model of this name")
-        engines = await _make_all(loaded, entries)
         versions = {entry.version for entry in entries}
-        gone = [engine for engine in loaded if engine.name == name and engine.version not in versions]
-        replaced = [before for engine in engines if (before := loaded.put(engine)) is not None]
-        _retire(app, [*replaced, *(engine for engine in gone if loaded.take_out(engine))])
-        await _keep_selection(loaded)
+        gone = [key for key in served.entries if key[0] == name and key[1] not in versions]
+        await _make(changes, served.without(gone).loading(entries))
 
 
 async def unload_model(app: Starlette, name: str) -> None:
@@ -102,16 +102,22 @@ async def unload_model(app: Starlette, name: str) -> None:
     Raises:
         ModelNotFound: it is not loaded, or is the default one.
     """
-    loaded: Models = app.state.models
-    _repository(loaded)
-    async with loaded.lock:
-        _retire(app, loaded.remove(name))
-        await _keep_selection(loaded)
+    changes: Changes = app.state.changes
+    _repository(changes.models)
+    async with changes.exclusive() as served:
+        keys = [key for key in served.entries if key[0] == name]
+        if not keys:
+            raise ModelNotFound(f"{name} is not loaded")
+        if name == served.default:
+            raise ModelNotFound(f"{name} is the default model, which stays; make another one the default first")
+        unloaded = served.unloaded | {served.entries[key].place for key in keys}
+        await _make(changes, replace(served.without(keys), unloaded=unloaded))
 
 
 async def swap(request: Request) -> Response:
     """Let another file of the repository answer as the default model, in place of the one before."""
-    loaded = models(request)
+    changes: Changes = request.app.state.changes
+    loaded = changes.models
     body = json_object(await bodies.read(request))
     context(request).run_to_completion()
     if "path" not in body:
@@ -120,20 +126,17 @@ async def swap(request: Request) -> Response:
     if not isinstance(path, str):
         raise HTTPError(422, "path is not a name")
     repository = _repository(loaded)
-    async with loaded.lock:
+    async with changes.exclusive() as served:
         before = loaded.find()
         try:
             entry = await run_in_thread(lambda: repository.entry(path))
         except XtrainError as error:
             raise HTTPError(422, str(error)) from error
-        (engine,) = await _make_all(loaded, [entry])
-        replaced = [one for one in (loaded.put(engine),) if one is not None]
-        loaded.default, loaded.default_version = engine.name, engine.version
-        if loaded.replaces and loaded.take_out(before):
-            replaced.append(before)
-        _retire(request.app, replaced)
-        await _keep_selection(loaded)
-    return JSONResponse({"model": engine.name, "version": engine.version, "sha256": engine.predictor.digest})
+        kept = served.without([(before.name, before.version)]) if loaded.replaces else served
+        wanted = replace(kept.loading([entry]), default=entry.name, default_version=entry.version)
+        made = await _make(changes, wanted)
+    digest = made.digests[entry.name, entry.version]
+    return JSONResponse({"model": entry.name, "version": entry.version, "sha256": digest, "workers": changes.workers})
 
 
 async def reload_changed(app: Starlette) -> None:
@@ -141,27 +144,30 @@ async def reload_changed(app: Starlette) -> None:
 
     The operator is told of each.
     """
-    loaded: Models = app.state.models
-    async with loaded.lock:
+    changes: Changes = app.state.changes
+    loaded = changes.models
+    changed = False
+    async with changes.exclusive():
         present = await run_in_thread(lambda: _present_entries(loaded))
         for before in loaded:
+            served = loaded.served()
             try:
                 entry = await run_in_thread(lambda: _changed(before, loaded, present))  # noqa: B023, run at once
                 if entry is None:
                     continue
-                (engine,) = await _make_all(loaded, [entry])
-            except (OSError, XtrainError, HTTPError) as error:
+                # The new file may have another name or version.
+                wanted = served.without([(before.name, before.version)]).loading([entry])
+                if served.default not in {name for name, _ in wanted.entries}:
+                    wanted = replace(wanted, default=entry.name)
+                await changes.make(wanted)
+            except (OSError, XtrainError) as error:
                 process.say(f"note: {before.entry.path}: not loaded ({error}); the model before goes on answering")
                 continue
-            replaced = [one for one in (loaded.put(engine),) if one is not None]
-            if loaded.take_out(before):  # the new file has another name or version
-                replaced.append(before)
-                if loaded.default == before.name:
-                    loaded.default, loaded.default_version = engine.name, None
-            _retire(app, replaced)
-            process.say(f"note: {entry.path}: {engine.name} version {engine.version} from now on")
+            changed = True
+            process.say(f"note: {entry.path}: {entry.name} version {entry.version} from now on")
         await run_in_thread(lambda: loaded.note_source(loaded.settings.model))
-        await _keep_selection(loaded)
+        if changed:
+            await changes.keep()
 
 
 def _present_entries(loaded: Models) -> dict[tuple[str, str], Entry]:
@@ -183,8 +189,8 @@ def _changed(engine: Engine, loaded: Models, present: dict[tuple[str, str], Entr
 async def to_the_end(app: Starlette, change: Coroutine[Any, Any, None]) -> None:
     """Wait for a change of the models; it goes on when whoever waits gives up."""
     task = asyncio.get_running_loop().create_task(change)
-    app.state.retiring.add(task)  # the loop itself keeps no task alive
-    task.add_done_callback(app.state.retiring.discard)
+    app.state.changing.add(task)  # the loop itself keeps no task alive
+    task.add_done_callback(app.state.changing.discard)
     await asyncio.shield(task)
 
 
@@ -194,35 +200,13 @@ def _repository(loaded: Models) -> ModelRepository:
     return loaded.repository
 
 
-async def _make_all(loaded: Models, entries: list[Entry]) -> list[Engine]:
-    """Return the engines of all entries.
+async def _make(changes: Changes, wanted: ModelSet) -> ModelSet:
+    """Change the models.
 
     Raises:
-        HTTPError: 422, one of them cannot be loaded; none of them is used.
+        HTTPError: 422, one of them cannot be loaded; nothing has changed.
     """
-    engines = list[Engine]()
     try:
-        loaded.check_memory(entries)
-        for entry in entries:
-            engines.append(await run_in_thread(lambda entry=entry: loaded.make(entry)))  # type: ignore[misc]
+        return await changes.make(wanted)
     except XtrainError as error:
-        await asyncio.gather(*(engine.close() for engine in engines))
         raise HTTPError(422, str(error)) from error
-    return engines
-
-
-def _retire(app: Starlette, engines: Iterable[Engine]) -> None:
-    """Close engines once their last requests are over."""
-    loop, retiring = asyncio.get_running_loop(), app.state.retiring
-    for engine in dict.fromkeys(engines):
-        task = loop.create_task(engine.retire())
-        retiring.add(task)  # the loop itself keeps no task alive
-        task.add_done_callback(retiring.discard)
-        # A second later, when nothing refers to it any more.
-        task.add_done_callback(lambda _: loop.call_later(1, process.freeze_garbage_collector))
-
-
-async def _keep_selection(loaded: Models) -> None:
-    """Write down what answers now; where the repository is read-only, a restart begins as the server was started."""
-    if reason := await run_in_thread(loaded.keep_selection):
-        process.say(f"note: what is served now is not kept for a restart: {reason}")

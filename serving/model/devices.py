@@ -15,6 +15,7 @@ from xtrain.errors import ConfigError, nearest
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 LABELS = {"cuda": "CUDA", "tensorrt": "TensorRT"}
+MAX_DEVICES = 256
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 Provider = str | tuple[str, dict[str, str]]
 
@@ -27,11 +28,14 @@ class Placement:
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
         threads: of one run on the CPU, at most one for each core that this process may use; 0 is as many.
         gpu_memory: bytes that onnxruntime may take of the card; 0 for no limit.
+        gpu: number of the card, as `nvidia-smi` counts them unless CUDA_VISIBLE_DEVICES says otherwise; None for the
+            first.
     """
 
     device: str = "auto"
     threads: int = 0
     gpu_memory: int = 0
+    gpu: int | None = None
 
     def usable_threads(self) -> int:
         """Return the number of threads of one run on the CPU."""
@@ -76,6 +80,8 @@ def choose(placement: Placement, precision: str = "fp32", cache: Path | None = N
         raise ConfigError(f"--device {device}: {missing}; use --device cpu or auto")
     if missing:
         return Choice(["CPUExecutionProvider"], missing)
+    if placement.gpu is not None and placement.gpu >= (count := gpu_count()):
+        raise ConfigError(f"--devices: there is no GPU {placement.gpu}; the driver has {count}, counted from 0")
     cuda = ("CUDAExecutionProvider", cuda_options(placement, precision))
     if device != "tensorrt":
         return Choice([cuda, "CPUExecutionProvider"], "CUDA and its libraries load")
@@ -97,6 +103,8 @@ def cuda_options(placement: Placement, precision: str) -> dict[str, str]:
         options["prefer_nhwc"] = "1"  # what tensor cores compute in
     if placement.gpu_memory:
         options["gpu_mem_limit"] = str(placement.gpu_memory)
+    if placement.gpu is not None:
+        options["device_id"] = str(placement.gpu)
     return options
 
 
@@ -108,7 +116,31 @@ def tensorrt_options(placement: Placement, cache: Path | None) -> dict[str, str]
             options |= {f"trt_{kind}_cache_enable": "1", f"trt_{kind}_cache_path": str(cache)}
     if placement.gpu_memory:
         options["trt_max_workspace_size"] = str(placement.gpu_memory)
+    if placement.gpu is not None:
+        options["device_id"] = str(placement.gpu)
     return options
+
+
+def parse_devices(text: str) -> list[int | None]:
+    """Return the number of each GPU of a list such as `0,1`, or N times None for `cpu:N`; empty for an empty text.
+
+    Raises:
+        ConfigError: neither, or a GPU twice.
+    """
+    if not text:
+        return []
+    words = f"--devices {text[:50]!r} is neither a list of GPUs such as 0,1 nor cpu:N with N from 1 to {MAX_DEVICES}"
+    parts = text.removeprefix("cpu:").split(",")
+    if not all(part.isascii() and part.isdigit() and len(part) <= 4 for part in parts):
+        raise ConfigError(words)
+    numbers = [int(part) for part in parts]
+    if text.startswith("cpu:"):
+        if len(numbers) != 1 or not 1 <= numbers[0] <= MAX_DEVICES:
+            raise ConfigError(words)
+        return [None] * numbers[0]
+    if len(set(numbers)) != len(numbers):
+        raise ConfigError(f"--devices {text[:50]!r} names a GPU twice; --workers gives one several processes")
+    return list(numbers)
 
 
 def missing_for(device: str) -> str:
@@ -180,6 +212,18 @@ def driver_version() -> str:
     if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return ""
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def gpu_count() -> int:
+    """Return the number of GPUs that the driver gives this process; 0 without a driver."""
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
 
 
 def has_driver() -> bool:

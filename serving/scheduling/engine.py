@@ -13,6 +13,7 @@ from serving.model.repository import Entry
 from serving.scheduling.batcher import Batcher, DeadlinePassed, QueueFull, Run, Stopping
 from serving.scheduling.statistics import Statistics
 from serving.settings import Settings
+from serving.tracing import TRACING
 
 Probabilities = NDArray[np.float32]
 OnBatch = Callable[[int, list[float], float], None]
@@ -121,7 +122,8 @@ class Engine:
         for start in range(0, len(images), self.max_batch):
             part = images[start : start + self.max_batch]
             try:
-                parts.append(await self._batcher.submit(part, max(0.0, deadline - time.monotonic()), run))
+                with TRACING.part("predict"):  # waiting included
+                    parts.append(await self._batcher.submit(part, max(0.0, deadline - time.monotonic()), run))
             except Exception as error:
                 self.statistics.failures += not isinstance(error, QueueFull | DeadlinePassed | Stopping)
                 raise

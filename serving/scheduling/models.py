@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from serving.model import onnxfile
@@ -9,6 +10,7 @@ from serving.model.predictor import Predictor
 from serving.model.repository import Entry, ModelRepository, natural
 from serving.model.selection import Selection
 from serving.scheduling.engine import Engine, OnBatch
+from serving.scheduling.model_set import Key, ModelSet
 from serving.settings import Settings
 from xtrain.errors import ModelFileError, XtrainError
 
@@ -26,7 +28,8 @@ class NoModel(Exception):
 class Models:
     """Loads models of one repository, finds them for requests, and takes them out once nobody uses them.
 
-    What changes them is called under `lock`, one change at a time; a change that fails leaves them as they were.
+    A change has two steps, both under `lock`: `prepare` loads what is new, and leaves everything as it was where that
+    fails; `apply` cannot fail.
 
     Attributes:
         default: name of the model that answers where none is named; empty while none is loaded.
@@ -41,7 +44,7 @@ class Models:
         self.default, self.replaces, self.draining = "", True, False
         self.default_version: str | None = None
         self.lock = asyncio.Lock()
-        self._engines: dict[tuple[str, str], Engine] = {}
+        self._engines: dict[Key, Engine] = {}
         self._latest: dict[str, Engine] = {}  # by name; every request looks here
         self._source, self._unloaded = "", set[str]()
 
@@ -166,48 +169,59 @@ class Models:
         """Return the loaded versions of a model, the latest last."""
         return sorted((version for other, version in self._engines if other == name), key=natural)
 
-    def put(self, engine: Engine) -> Engine | None:
-        """Let an engine answer from now on; return the one of the same name and version that it replaces."""
-        key = engine.name, engine.version
-        before = self._engines.get(key)
-        self._engines[key] = engine
-        self._note_latest(engine.name)
-        self._unloaded.discard(engine.entry.place)
+    def put(self, engine: Engine) -> None:
+        """Let an engine answer from now on, beside the others."""
+        self._engines[engine.name, engine.version] = engine
+        self._note_latest()
         self.default = self.default or engine.name
-        return before
 
-    def remove(self, name: str) -> list[Engine]:
-        """Take all versions of a model out; return their engines.
+    def served(self) -> ModelSet:
+        """Return which models answer."""
+        entries = {key: engine.entry for key, engine in self._engines.items()}
+        digests = {key: engine.predictor.digest for key, engine in self._engines.items()}
+        return ModelSet(entries, digests, self.default, self.default_version, frozenset(self._unloaded))
+
+    def prepare(self, wanted: ModelSet) -> tuple[ModelSet, list[Engine]]:
+        """Load what `wanted` has and does not answer yet; blocks.
+
+        Returns:
+            the set with the digests of all its files, and the engines that it has anew.
 
         Raises:
-            ModelNotFound: it is not loaded, or is the default one.
+            ModelFileError: a file that cannot be trusted, is another than the digest says, or is one too many.
+            ConfigError: the device did not load.
         """
-        keys = [key for key in self._engines if key[0] == name]
-        if not keys:
-            raise ModelNotFound(f"{name} is not loaded")
-        if name == self.default:
-            raise ModelNotFound(f"{name} is the default model, which stays; make another one the default first")
-        engines = [self._engines.pop(key) for key in keys]
-        self._note_latest(name)
-        self._unloaded |= {engine.entry.place for engine in engines}
-        return engines
+        present = self.served().digests
+        new = {key: entry for key, entry in wanted.entries.items() if wanted.digests.get(key) != present.get(key, "")}
+        self.check_memory(list(new.values()))
+        engines = list[Engine]()
+        try:
+            for key, entry in new.items():
+                engine = self.make(entry)
+                engines.append(engine)
+                if engine.predictor.digest != wanted.digests.get(key, engine.predictor.digest):
+                    raise ModelFileError(f"{entry.path}: changed meanwhile")
+        except XtrainError:
+            for engine in engines:
+                engine.end_thread()
+            raise
+        digests = {(engine.name, engine.version): engine.predictor.digest for engine in engines}
+        return replace(wanted, digests=wanted.digests | digests), engines
 
-    def take_out(self, engine: Engine) -> Engine | None:
-        """Take one engine out unless another one has its place by now; return it if it was taken out."""
-        key = engine.name, engine.version
-        if self._engines.get(key) is not engine:
-            return None
-        if key == (self.default, self.default_version):
-            self.default_version = None
-        del self._engines[key]
-        self._note_latest(engine.name)
-        return engine
+    def apply(self, wanted: ModelSet, engines: Sequence[Engine]) -> list[Engine]:
+        """Let `wanted` answer from now on, with the engines that `prepare` returned; return those that do no more."""
+        before = self._engines
+        new = {(engine.name, engine.version): engine for engine in engines}
+        self._engines = {key: engine for key, engine in (before | new).items() if key in wanted.entries}
+        self._note_latest()
+        self.default, self.default_version = wanted.default, wanted.default_version
+        self._unloaded = set(wanted.unloaded)
+        return [engine for key, engine in before.items() if self._engines.get(key) is not engine]
 
-    def _note_latest(self, name: str) -> None:
-        """Remember which version of a model is its latest."""
-        self._latest.pop(name, None)
-        if versions := self.versions(name):
-            self._latest[name] = self._engines[name, versions[-1]]
+    def _note_latest(self) -> None:
+        """Remember which version of each model is its latest."""
+        names = dict.fromkeys(name for name, _ in self._engines)
+        self._latest = {name: self._engines[name, self.versions(name)[-1]] for name in names}
 
     def keep_selection(self) -> str:
         """Write down what answers now; return why that was not possible, empty if it was."""

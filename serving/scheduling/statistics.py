@@ -1,11 +1,14 @@
 """What a model has run and answered: for the protocol's statistics, and for metrics that show a drift of the data."""
 
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 BINS = 20  # of confidence
+SUMS = ("runs", "images", "requests", "failures", "queued_seconds", "run_seconds", "confidence_sum")
 
 
 class Statistics:
@@ -48,3 +51,23 @@ class Statistics:
         bins = np.minimum((confidences * BINS).astype(np.int64), BINS - 1)
         self.confidences += np.bincount(bins, minlength=BINS)
         self.confidence_sum += float(confidences.sum())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the attributes, as one process tells them to another."""
+        arrays = {"classes": self.classes.tolist(), "confidences": self.confidences.tolist()}
+        return {**vars(self), **arrays, "by_size": [[size, *ran] for size, ran in self.by_size.items()]}
+
+    @classmethod
+    def total(cls, parts: "Iterable[dict[str, Any]]", classes: int) -> "Statistics":
+        """Return the sum of what several processes counted of a model of so many classes, each as by `as_json`."""
+        whole = cls(classes)
+        for part in parts:
+            for name in SUMS:
+                setattr(whole, name, getattr(whole, name) + part[name])
+            whole.last_run = max(whole.last_run, part["last_run"])
+            whole.classes += np.array(part["classes"], np.int64)
+            whole.confidences += np.array(part["confidences"], np.int64)
+            for size, runs, seconds in part["by_size"]:
+                before = whole.by_size.get(size, (0, 0.0))
+                whole.by_size[size] = before[0] + runs, before[1] + seconds
+        return whole

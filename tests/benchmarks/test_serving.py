@@ -22,11 +22,11 @@ def test_it_prints_a_row_a_server(sample_model: Path, sample: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    rows = re.findall(r"^\| ([^|]+) \| (\d+) \| .* \| (\d+) \| \S+ \(", done.stdout, re.M)
-    everyone = ["xserve", "uvicorn", "LitServe", "BentoML", "onnxruntime"]
-    wanted = everyone * 2 + everyone[:4] + [everyone[0], everyone[1], everyone[4]]
+    rows = re.findall(r"^\| ([^|]+) \| (\d+) \| \S+ \(.*?\) \| (\d+) \| .* \| (\d+) \|$", done.stdout, re.M)
+    everyone = ["xserve", "xserve", "uvicorn", "LitServe", "BentoML", "onnxruntime"]
+    wanted = everyone * 2 + everyone[:5] + [*everyone[:3], everyone[5]]
     assert [row[0].split()[0] for row in rows] == wanted, done.stdout
-    assert all(int(rate) > 0 and errors == "0" for _, rate, errors in rows), done.stdout
+    assert all(int(rate) > 0 and int(cpu) > 0 and errors == "0" for _, rate, cpu, errors in rows), done.stdout
 
 
 def test_the_load_counts_answers_errors_and_time() -> None:

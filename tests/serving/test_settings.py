@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from serving.model.devices import cuda_options, tensorrt_options, usable_cores
 from serving.settings import Settings
 from tests.conftest import Command
 from xtrain.errors import ConfigError
@@ -39,7 +40,32 @@ def test_wrong_values_name_their_variable(name: str, value: str) -> None:
 
 
 def test_every_setting_is_described() -> None:
-    assert set(described(Settings)) == {item.name for item in fields(Settings)}
+    assert set(described(Settings)) == {item.name for item in fields(Settings)} - {"worker"}  # no option
+
+
+def test_workers_share_what_one_server_may_take() -> None:
+    mib = 2**20
+    whole = Settings(
+        workers=4, threads=0, memory_budget=1024 * mib, max_queue=10, max_connections=9, gpu_memory=8 * mib
+    )
+    parts = [whole.of_worker(index) for index in range(1, 5)]
+    assert [part.worker for part in parts] == [1, 2, 3, 4]
+    assert {part.memory_budget for part in parts} == {256 * mib} and {part.max_queue for part in parts} == {3}
+    assert {part.max_connections for part in parts} == {3} and {part.gpu_memory for part in parts} == {2 * mib}
+    assert all(1 <= part.threads <= usable_cores() for part in parts)
+    # Never less than a body of the largest size and what it is unpacked to.
+    assert Settings(workers=64).of_worker(1).memory_budget == 128 * mib
+    assert Settings().of_worker(1) == Settings()
+
+
+def test_each_gpu_has_its_workers() -> None:
+    settings = Settings(devices="2,0", workers=2)
+    placed = [settings.of_worker(index).placement for index in range(1, settings.worker_count + 1)]
+    assert [(one.device, one.gpu) for one in placed] == [("cuda", 2), ("cuda", 0), ("cuda", 2), ("cuda", 0)]
+    assert cuda_options(placed[0], "fp32")["device_id"] == "2" and tensorrt_options(placed[1], None)["device_id"] == "0"
+    assert "device_id" not in cuda_options(Settings().placement, "fp32")
+    assert Settings(devices="1", device="tensorrt").placement.device == "tensorrt"
+    assert [Settings(devices="cpu:3").of_worker(index).placement.device for index in (1, 2, 3)] == ["cpu"] * 3
 
 
 @pytest.mark.parametrize(
