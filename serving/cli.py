@@ -1,5 +1,6 @@
 """`xserve M.onnx`: the HTTP service over one exported file."""
 
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -8,7 +9,7 @@ import click
 from serving.settings import Settings
 from xtrain import console
 from xtrain.console import FilePath
-from xtrain.errors import XtrainError
+from xtrain.errors import ConfigError, XtrainError
 from xtrain.options import check, click_options
 from xtrain.signals import ending_at_once
 
@@ -42,6 +43,8 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
     Authorization.read(settings)
     check_certificate(settings)
     address, grpc = Address(host, port, settings.certificate, settings.key), grpc_address(settings)
+    if settings.worker_count > 1 and sys.platform == "win32":
+        raise ConfigError("--devices and --workers: several processes share a socket on Linux and macOS alone")
     for worker in range(1, settings.worker_count + 1):
         choose(settings.of_worker(worker).placement)
     if only_check:  # beside a server that may be running, so without its ports

@@ -107,6 +107,8 @@ def create_service(settings: Settings) -> Any:
             app.state.metrics.on_models(models)
             signals.install(app, settings.drain)
             TRACING.start()
+            if settings.certificate is not None:
+                connection.limit_handshakes(asyncio.get_running_loop(), min(connection.HANDSHAKE, settings.timeout))
             loop = asyncio.get_running_loop()
             self.starting = loop.create_task(self.start())
             self.background = [loop.create_task(job) for job in (changes.follow(), self.tell_peers())]

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import httptools
@@ -21,6 +22,7 @@ DISCONNECT = "xtrain.disconnect"  # the scope's extension with the connection's 
 ALWAYS_ANSWERED = {b"/livez", b"/readyz", b"/healthz", b"/metrics", b"/v2/health/live", b"/v2/health/ready"}
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers, as in nginx; trailers and chunk extensions alike
 RESERVE = 256  # connections beyond `most` at a time, for health and metrics; more are ended at once
+HANDSHAKE = 10.0  # seconds that a TLS handshake may take, at most `--timeout`
 LINGER = 5.0  # seconds of silence after which a client that has its answer is taken to be done with its body
 
 
@@ -323,6 +325,14 @@ def _without_offer(value: bytes) -> bytes:
     """Return the value of a Connection header without what belongs to an offer."""
     words = [word.strip() for word in value.split(b",")]
     return b", ".join(word for word in words if word.lower() not in (b"upgrade", b"http2-settings"))
+
+
+def limit_handshakes(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Close a connection whose TLS handshake takes longer; called before uvicorn listens.
+
+    Until then it is no connection of `BoundedConnection`, and uvicorn, which has no option for it, waits a minute.
+    """
+    loop.create_server = partial(loop.create_server, ssl_handshake_timeout=seconds)  # type: ignore[method-assign]
 
 
 def install(seconds: float, most: int) -> None:

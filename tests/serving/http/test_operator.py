@@ -45,7 +45,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_tls(sample_model: Path, certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
     context = ssl.create_default_context(cafile=cert)
-    options = ("--certificate", str(cert), "--key", str(key))
+    options = ("--certificate", str(cert), "--key", str(key), "--timeout", "3")
     with process_of(sample_model, tmp_path, *options, tls=context) as (client, _):
         assert client.base_url.scheme == "https"
         assert client.post("/v1/predict", content=npy(np.zeros((2, 28, 28, 3), np.uint8)), headers=NPY).is_success
@@ -53,6 +53,9 @@ def test_tls(sample_model: Path, certificate: tuple[Path, Path], tmp_path: Path)
         assert large.status_code == 413, "an early answer, through TLS too"
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://127.0.0.1:{client.base_url.port}/livez", trust_env=False)
+        with socket.create_connection(("127.0.0.1", client.base_url.port or 0), 20) as silent:  # no handshake
+            began = time.monotonic()
+            assert silent.recv(100) == b"" and 2 < time.monotonic() - began < 8
     assert f"sample on {client.base_url} (CPU" in (tmp_path / "serve.log").read_text()
 
 
