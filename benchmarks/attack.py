@@ -32,11 +32,10 @@ from benchmarks import hostile
 from benchmarks.results import Report, Table, json_option
 from benchmarks.servers import Running, started
 from benchmarks.serving import npy, png
-from benchmarks.traffic import MIB, Bad, post, read_answer
+from benchmarks.traffic import BUSY, MIB, Bad, post, read_answer
 from serving.model.card import Card, read_card
 from xtrain import console
 
-BUSY = 429  # the server's memory or queue is full: an answer to anything
 LEFT = 0  # no status: the client left before an answer
 PATIENCE = 60  # seconds until an answer counts as missing
 

@@ -36,10 +36,10 @@ import psutil
 import uvloop
 from PIL import Image
 
-from benchmarks.attack import BUSY, LEFT, attacks, send
+from benchmarks.attack import LEFT, attacks, send
 from benchmarks.results import Report, Table, json_option
 from benchmarks.servers import started
-from benchmarks.traffic import Answer, Bad, Good, Request, Truth, bad, get, good, post, read_answer
+from benchmarks.traffic import BUSY, Answer, Bad, Good, Request, Truth, bad, get, good, post, read_answer
 from serving.model.card import read_card
 from serving.model.predictor import Predictor
 from xtrain import console
@@ -373,6 +373,9 @@ def main(models: tuple[Path, Path], data: Path, minutes: float, json_file: Path 
     told, wrong = judge(soak.samples, min(60.0, seconds / 2), flat)
     faults = soak.tally.faults + wrong
     faults += [f"{request.name}: never answered" for request in requests if not soak.tally.answers[request.name][200]]
+    for request in refused:
+        if not any(soak.tally.answers[request.name][status] for status in request.statuses):
+            faults.append(f"{request.name}: never refused for its own reason")
     faults += [f"the server ended with {code}"] if code else []
     faults += [f"{len(crashes)} tracebacks in the log"] if crashes else []
     click.echo(f"{seconds:.0f} s of mixed traffic, {os.cpu_count()} cores with the load's\n")

@@ -18,6 +18,7 @@ Images = NDArray[np.uint8]
 Truth = dict[str, NDArray[np.float32]]
 TOLERANCE = 1e-5  # rows of another batch are added up in another order
 MIB = 1024 * 1024
+BUSY = 429  # the server's memory or queue is full: an answer to anything
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Bad:
 
     def fault(self, answer: Answer, truth: Truth) -> str | None:
         """What is wrong with its answer."""
-        return None if answer.status in self.statuses else f"{answer.status} {answer.content[:200]!r}"
+        return None if answer.status in (*self.statuses, BUSY) else f"{answer.status} {answer.content[:200]!r}"
 
 
 Request = Good | Bad
