@@ -38,7 +38,7 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
         from serving.scheduling.models import Models
 
     paths = {name: options[name].resolve() for name in PATHS if options[name]}
-    settings = Settings(**{**options, **paths, "model": model.resolve()})
+    settings = Settings(**{**options, **paths, "model": model.absolute()})
     check(settings)
     Authorization.read(settings)
     check_certificate(settings)

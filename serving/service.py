@@ -6,6 +6,7 @@ environment (`XTRAIN_MODEL`, `XTRAIN_DEVICE`, `XTRAIN_MAX_BATCH`, …); `xserve`
 
 import asyncio
 import os
+import time
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -30,8 +31,10 @@ from serving.settings import Settings
 from serving.tracing import TRACING
 from serving.workers.changes import Changes
 from serving.workers.peers import Peers, shared_folder
-from xtrain.errors import OutputError
+from xtrain.errors import OutputError, XtrainError
 from xtrain.options import from_environment
+
+RETRY = 2.0  # seconds until a worker that could not load its models ends, and the supervisor starts another one
 
 
 class NoTimeout(float):
@@ -102,10 +105,15 @@ def create_service(settings: Settings) -> Any:
 
         def __init__(self) -> None:
             process.end_with_parent()
-            models.start(settings.model, process.say)
-            changes.begin()
+            signals.install(app, settings.drain)  # first: SIGHUP would end a process that still loads
+            try:
+                models.start(settings.model, process.say)
+                changes.begin()
+            except XtrainError as error:  # only where a file has changed since xserve looked at it
+                process.say(f"error: worker {index}: {error}; trying again")
+                time.sleep(RETRY)
+                os._exit(1)
             app.state.metrics.on_models(models)
-            signals.install(app, settings.drain)
             TRACING.start()
             if settings.certificate is not None:
                 connection.limit_handshakes(asyncio.get_running_loop(), min(connection.HANDSHAKE, settings.timeout))

@@ -151,4 +151,5 @@ class Settings:
     @property
     def repository(self) -> Path:
         """The folder whose models may be loaded: the model's own, or the model if it is a folder."""
-        return self.model if self.model.is_dir() else self.model.parent
+        model = self.model.resolve()
+        return model if model.is_dir() else model.parent

@@ -59,8 +59,8 @@ class Tracing:
 
     def part(self, name: str) -> "AbstractContextManager[trace.Span | None]":
         """Return the span of a part of the request that is under way."""
-        if self._tracer is None:
-            return NONE
+        if self._tracer is None or not trace.get_current_span().is_recording():
+            return NONE  # or it would be a trace of its own
         return self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from serving.model.protobuf import fields
 from serving.scheduling.batcher import Stopping
 from serving.scheduling.memory import Reservation
 from serving.settings import Settings
+from serving.tracing import TRACING, tell
 
 METHODS: dict[str, Access] = {
     "ServerLive": "open",
@@ -131,6 +132,8 @@ class Calls:
             began, status = time.perf_counter(), 499
             metadata = {key: value for key, value in call.invocation_metadata() if isinstance(value, str)}
             memory = self.app.state.budget.reservation()
+            tracing = TRACING.of_request(metadata)
+            span = tracing.__enter__()
             try:
                 self._check_access(access, metadata.get("authorization", ""))
                 left = call.time_remaining()
@@ -150,6 +153,8 @@ class Calls:
                 await call.abort(CODES[status], message)
             finally:
                 memory.release()
+                tell(span, f"grpc_{words}", "GRPC", status)
+                tracing.__exit__(None, None, None)
                 took = time.perf_counter() - began
                 self.app.state.metrics.requests.labels(f"grpc_{words}", str(status)).inc()
                 self.app.state.metrics.seconds.labels(f"grpc_{words}").observe(took)

@@ -108,9 +108,10 @@ class Metrics:
         return {"waiting": waiting, "reserved": self.budget.reserved, "models": models}
 
     def statuses(self) -> list[dict[str, Any]]:
-        """Return the status of this process, and what the others last told."""
-        others = self.peers.others() if self.peers is not None else []
-        return [self.status(), *(told["status"] for told in others if "status" in told)]
+        """Return the status of this process; of several what each last told, so that all answer the same."""
+        if self.peers is None:
+            return [self.status()]
+        return [told["status"] for told in self.peers.everyone() if "status" in told]
 
     def statistics(self, engine: Engine) -> Statistics:
         """Return what all workers counted of a model."""

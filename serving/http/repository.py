@@ -22,7 +22,7 @@ from serving.scheduling.engine import Engine
 from serving.scheduling.model_set import ModelSet
 from serving.scheduling.models import ModelNotFound, Models
 from serving.workers.changes import Changes
-from xtrain.errors import XtrainError
+from xtrain.errors import OutputError, XtrainError
 
 NO_PARAMETERS = "a model is loaded as it lies in the repository, without parameters"
 
@@ -146,7 +146,7 @@ async def reload_changed(app: Starlette) -> None:
     """
     changes: Changes = app.state.changes
     loaded = changes.models
-    changed = False
+    changed = failed = False
     async with changes.exclusive():
         present = await run_in_thread(lambda: _present_entries(loaded))
         for before in loaded:
@@ -161,13 +161,17 @@ async def reload_changed(app: Starlette) -> None:
                     wanted = replace(wanted, default=entry.name)
                 await changes.make(wanted)
             except (OSError, XtrainError) as error:
+                failed = True
                 process.say(f"note: {before.entry.path}: not loaded ({error}); the model before goes on answering")
                 continue
             changed = True
             process.say(f"note: {entry.path}: {entry.name} version {entry.version} from now on")
-        await run_in_thread(lambda: loaded.note_source(loaded.settings.model))
+        if not failed:
+            await run_in_thread(lambda: loaded.note_source(loaded.settings.model))
         if changed:
             await changes.keep()
+        elif not failed and changes.is_first:
+            process.say("note: SIGHUP: no file has changed")
 
 
 def _present_entries(loaded: Models) -> dict[tuple[str, str], Entry]:
@@ -182,7 +186,12 @@ def _changed(engine: Engine, loaded: Models, present: dict[tuple[str, str], Entr
     Raises:
         ModelFileError, OSError: it cannot be looked at.
     """
-    entry = present.get((engine.name, engine.version)) or _repository(loaded).entry(str(engine.entry.path))
+    entry = present.get((engine.name, engine.version))
+    if entry is None:
+        # The file that the server was started with may be a link that leads to another one by now.
+        is_source = engine.entry.path == loaded.source_path
+        path = loaded.settings.model.resolve() if is_source else engine.entry.path
+        entry = _repository(loaded).entry(str(path))
     return None if onnxfile.sha256(entry.path) == engine.predictor.digest else entry
 
 
@@ -204,9 +213,11 @@ async def _make(changes: Changes, wanted: ModelSet) -> ModelSet:
     """Change the models.
 
     Raises:
-        HTTPError: 422, one of them cannot be loaded; nothing has changed.
+        HTTPError: 422, one of them cannot be loaded; 503, the other workers cannot be told; nothing has changed.
     """
     try:
         return await changes.make(wanted)
+    except OutputError as error:
+        raise HTTPError(503, str(error)) from error
     except XtrainError as error:
         raise HTTPError(422, str(error)) from error

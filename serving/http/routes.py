@@ -187,7 +187,7 @@ def _v2_repository() -> tuple[Operation, ...]:
             summary,
             nothing,
             asked,
-            (404, 422),
+            (404, 422, 503),
             path,
             access="admin",
             any_body=True,

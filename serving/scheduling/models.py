@@ -12,7 +12,7 @@ from serving.model.selection import Selection
 from serving.scheduling.engine import Engine, OnBatch
 from serving.scheduling.model_set import Key, ModelSet
 from serving.settings import Settings
-from xtrain.errors import ModelFileError, XtrainError
+from xtrain.errors import ModelFileError
 
 Say = Callable[[str], None]
 
@@ -47,6 +47,7 @@ class Models:
         self._engines: dict[Key, Engine] = {}
         self._latest: dict[str, Engine] = {}  # by name; every request looks here
         self._source, self._unloaded = "", set[str]()
+        self.source_path = settings.model  # the file or folder that it was started with, links followed
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(list(self._engines.values()))
@@ -122,6 +123,7 @@ class Models:
     def note_source(self, source: Path) -> None:
         """Remember the file that the server was started with as it is now: what is chosen later is instead of it."""
         self._source = onnxfile.sha256(source) if source.is_file() else ""
+        self.source_path = source.resolve()
 
     def check_memory(self, entries: Sequence[Entry]) -> None:
         """Refuse models that, beside those that they do not replace, have more bytes than all may have.
@@ -153,7 +155,7 @@ class Models:
         engine = Engine(self.repository.load(entry), self.settings, self._on_batch, entry)
         try:
             engine.warm_up()
-        except XtrainError:
+        except BaseException:
             engine.end_thread()
             raise
         return engine
@@ -200,8 +202,8 @@ class Models:
                 engine = self.make(entry)
                 engines.append(engine)
                 if engine.predictor.digest != wanted.digests.get(key, engine.predictor.digest):
-                    raise ModelFileError(f"{entry.path}: changed meanwhile")
-        except XtrainError:
+                    raise ModelFileError(f"{entry.path}: is not the file that answers; SIGHUP lets all take it")
+        except BaseException:
             for engine in engines:
                 engine.end_thread()
             raise
@@ -214,6 +216,9 @@ class Models:
         new = {(engine.name, engine.version): engine for engine in engines}
         self._engines = {key: engine for key, engine in (before | new).items() if key in wanted.entries}
         self._note_latest()
+        for key in before.keys() & new.keys():  # the same name and version: its counters must not go backwards
+            if new[key].card.classes == before[key].card.classes:
+                new[key].statistics = before[key].statistics
         self.default, self.default_version = wanted.default, wanted.default_version
         self._unloaded = set(wanted.unloaded)
         return [engine for key, engine in before.items() if self._engines.get(key) is not engine]

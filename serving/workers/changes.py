@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from serving import process
@@ -17,10 +17,10 @@ from serving.scheduling.engine import Engine
 from serving.scheduling.model_set import ModelSet
 from serving.scheduling.models import Models
 from serving.workers.peers import PERIOD, Peers, Values
-from xtrain.errors import ModelFileError, XtrainError
+from xtrain.errors import ModelFileError, OutputError, XtrainError
 
 PAUSE = 5.0  # seconds after what went wrong and is tried again
-PATIENCE = 600.0  # seconds for another worker to load a model that this one has loaded
+PATIENCE = 60.0  # seconds for another worker to load what this one has loaded, and ten times what that took it
 
 
 class Changes:
@@ -30,6 +30,11 @@ class Changes:
         """Make no change yet; without peers the process is alone."""
         self.models, self.peers = models, peers
         self._retiring = set[asyncio.Task[None]]()  # the loop itself keeps no task alive
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker speaks for all."""
+        return self.peers is None or self.peers.index == 1
 
     @property
     def workers(self) -> list[int]:
@@ -44,6 +49,9 @@ class Changes:
         async with AsyncExitStack() as held:
             if self.peers is not None:
                 await held.enter_async_context(self.peers.lock())
+                # Whoever had the lock may have been killed after its decision; what it decided holds.
+                if (state := self.peers.state())["number"] > self.peers.follows:
+                    await self._follow(self.peers, state, None)
             await held.enter_async_context(self.models.lock)
             yield self.models.served()
 
@@ -57,24 +65,30 @@ class Changes:
             ModelFileError, ConfigError: as `Models.prepare`, here or in another worker; nothing has changed.
             OutputError: the others cannot be told.
         """
+        began = time.monotonic()
         wanted, engines = await asyncio.to_thread(self.models.prepare, wanted)
         if self.peers is None:
             self._apply(wanted, engines)
         else:
-            identifier = uuid.uuid4().hex
-            try:
-                self.peers.propose(identifier, wanted.as_json())
-                await self._all_prepared(self.peers, identifier)
-            except BaseException:
-                self.peers.give_up()
-                await asyncio.gather(*(engine.close() for engine in engines))
-                raise
-            number = self.peers.decide(identifier, wanted.as_json())
-            self._apply(wanted, engines)
-            self.peers.tell(follows=number)
-            await self._all_follow(self.peers, number)
+            await self._make_in_all(self.peers, wanted, engines, PATIENCE + 10 * (time.monotonic() - began))
         await self.keep()
         return wanted
+
+    async def _make_in_all(self, peers: Peers, wanted: ModelSet, engines: list[Engine], patience: float) -> None:
+        """Let all workers answer by `wanted`, which this one has prepared."""
+        identifier = uuid.uuid4().hex
+        try:
+            peers.propose(identifier, wanted.as_json())
+            await self._all_prepared(peers, identifier, patience)
+            number = peers.decide(identifier, wanted.as_json())
+        except BaseException:
+            peers.give_up()
+            await asyncio.gather(*(engine.close() for engine in engines))
+            raise
+        self._apply(wanted, engines)  # from here on it is done, whatever can be told
+        with suppress(OutputError):
+            peers.tell(follows=number)
+        await self._all_follow(peers, number)
 
     async def keep(self) -> None:
         """Write down what answers; where the repository is read-only, a restart begins as the server was started."""
@@ -94,13 +108,13 @@ class Changes:
             # A second later, when nothing refers to it any more.
             task.add_done_callback(lambda _: loop.call_later(1, process.freeze_garbage_collector))
 
-    async def _all_prepared(self, peers: Peers, identifier: str) -> None:
+    async def _all_prepared(self, peers: Peers, identifier: str, patience: float) -> None:
         """Wait until every other worker that runs has loaded what was proposed.
 
         Raises:
             ModelFileError: one of them could not, or takes too long.
         """
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while waiting := [told for told in peers.others() if told["prepared"] != identifier]:
             if time.monotonic() > end:
                 raise ModelFileError(f"worker {waiting[0]['worker']} takes too long; nothing was changed in any worker")
@@ -111,23 +125,30 @@ class Changes:
 
     async def _all_follow(self, peers: Peers, number: int) -> None:
         """Wait until every other worker that runs answers by the state; whoever asks next meets it everywhere."""
-        for _ in range(round(60 / PERIOD)):
-            if all(told["follows"] >= number for told in peers.others()):
+        end = time.monotonic() + PATIENCE
+        while behind := [told["worker"] for told in peers.others() if told["follows"] < number]:
+            if time.monotonic() > end:
+                process.say(f"note: worker {behind[0]} does not follow; it answers by the models before")
                 return
             await asyncio.sleep(PERIOD / 2)
 
     def begin(self) -> None:
-        """Take up what the peers answer by, after the models were loaded as at a start; blocks."""
+        """Take up what the peers answer by, after the models were loaded as at a start; blocks.
+
+        The first worker says what that is, file by file: should one be replaced without a word (`SIGHUP`), a worker
+        that is started again does not answer by another model than the rest.
+
+        Raises:
+            ModelFileError, ConfigError: it cannot be loaded, or is not what it was.
+        """
         if self.peers is None:
             return
-        self.peers.tell()
+        with self.peers.lock_now():
+            if not self.peers.state()["number"]:
+                self.peers.decide("", self.models.served().as_json())
+                self.peers.tell(follows=1)
         while (state := self.peers.state())["number"] > self.peers.follows:
-            try:
-                retired = self.models.apply(*self.models.prepare(ModelSet.from_json(state["wanted"])))
-            except XtrainError as error:
-                process.say(f"note: worker {self.peers.index} answers by other files than the others ({error})")
-                retired = []
-            for engine in retired:
+            for engine in self.models.apply(*self.models.prepare(ModelSet.from_json(state["wanted"]))):
                 engine.end_thread()
             self.peers.tell(follows=state["number"])
 
@@ -164,16 +185,18 @@ class Changes:
             try:
                 wanted = await asyncio.to_thread(self.models.prepare, ModelSet.from_json(proposal["wanted"]))
                 found = _Prepared(proposal["id"], *wanted)
-            except XtrainError as error:
-                fault = str(error)
+            except Exception as error:  # whatever it is, the other must not wait for it
+                fault = str(error) or type(error).__name__
         peers.tell(prepared=proposal["id"], fault=fault)
         return found
 
     async def _follow(self, peers: Peers, state: Values, prepared: "_Prepared | None") -> None:
         """Answer by a state that was decided, which this worker has prepared unless it has just been started."""
         async with self.models.lock:
-            if peers.follows >= state["number"]:
-                return  # this worker decided it itself, while this waited for the lock
+            if peers.follows >= state["number"]:  # done while this waited for the lock
+                for engine in prepared.engines if prepared is not None else ():
+                    await engine.close()
+                return
             if prepared is None or prepared.identifier != state["id"]:
                 try:
                     wanted = await asyncio.to_thread(self.models.prepare, ModelSet.from_json(state["wanted"]))

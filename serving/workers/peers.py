@@ -2,7 +2,7 @@
 
 lock            held by the worker that changes the models
 proposal.json   what they are to become: written by that worker, prepared by the others, gone once decided
-state.json      what they are: written once every worker has prepared it, followed by all; absent until the first change
+state.json      what they are: by the first worker that starts, then once every worker has prepared it; followed by all
 worker-N.json   what worker N has prepared and follows, and what it counts
 prometheus/     the counters of all, which prometheus_client writes and adds up
 """
@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Peers:
 
     @property
     def follows(self) -> int:
-        """Number of the state that this worker answers by; 0 for the one it was started with."""
+        """Number of the state that this worker answers by; 0 before it has started."""
         return int(self._told["follows"])
 
     @contextlib.asynccontextmanager
@@ -78,10 +78,21 @@ class Peers:
                     await asyncio.sleep(PERIOD / 2)
             yield
 
+    @contextlib.contextmanager
+    def lock_now(self) -> Iterator[None]:
+        """As `lock`, where nothing else of this process has begun; blocks."""
+        with open(self.folder / "lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def tell(self, **values: Any) -> None:
         """Tell the others about this worker."""
         self._told |= values
         self._write(f"worker-{self.index}.json", self._told)
+
+    def everyone(self) -> list[Values]:
+        """Return what this worker and the others that run last told."""
+        return [self._told, *self.others()]
 
     def has_seen(self, identifier: str) -> bool:
         """Return whether this worker has already told about a proposal."""
@@ -118,7 +129,7 @@ class Peers:
             (self.folder / "proposal.json").unlink()
 
     def state(self) -> Values:
-        """Return the number of the state to follow, and the state; the number 0 is the one they were started with."""
+        """Return the number of the state to follow, and the state; the number 0 before the first worker has started."""
         return self._read("state.json") or {"id": "", "number": 0, "wanted": None}
 
     def _read(self, name: str) -> Values | None:

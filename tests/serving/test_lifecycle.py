@@ -64,7 +64,9 @@ def test_sighup_takes_the_file_anew_and_loses_nobody(
     folder = tmp_path / "models"
     folder.mkdir()
     served, other = folder / "model.onnx", tmp_path / "other.onnx"
-    shutil.copy(sample_model, served)
+    first = folder / "first.onnx"
+    shutil.copy(sample_model, first)
+    served.symlink_to(first)
     export_runs([sample_run], other, ExportOptions(calibrate=False, tta="dihedral", model_version="2"))
     images = read_npz(sample).splits["test"].images[:4]
     expected = {}
@@ -91,12 +93,16 @@ def test_sighup_takes_the_file_anew_and_loses_nobody(
         for thread in threads:
             thread.start()
         try:
-            served.write_bytes(sample_model.read_bytes()[:10_000])
+            process.send_signal(signal.SIGHUP)
+            assert told(log, "no file has changed"), log.read_text()
+            first.write_bytes(sample_model.read_bytes()[:10_000])
             process.send_signal(signal.SIGHUP)
             assert told(log, "not loaded"), log.read_text()
             assert "the model before goes on answering" in log.read_text()
             assert client.get("/v1/model").json()["version"] == "1"
-            shutil.copy(other, served)
+            shutil.copy(other, folder / "second.onnx")
+            served.unlink()
+            served.symlink_to(folder / "second.onnx")
             process.send_signal(signal.SIGHUP)
             assert told(log, "version 2 from now on"), log.read_text()
             before = seen["2"]
@@ -132,6 +138,18 @@ def test_a_drain_takes_the_server_out_before_it_ends(sample_model: Path, sample:
         assert answers[503] > 10, answers
         assert process.wait(timeout=30) == 0
         assert 2.5 < time.monotonic() - began < 10
+
+
+def test_a_second_sigterm_does_not_wait(sample_model: Path, tmp_path: Path) -> None:
+    with process_of(sample_model, tmp_path, "--drain", "100") as (client, process):
+        process.send_signal(signal.SIGTERM)
+        for _ in range(100):
+            if client.get("/readyz").status_code == 503:
+                break
+            time.sleep(0.1)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0 and time.monotonic() - began < 10
 
 
 def test_a_body_that_does_not_come_is_given_up(sample_model: Path, tmp_path: Path) -> None:

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from benchmarks.serving import png
 from tests.serving.http.test_app import NPY, npy
-from tests.serving.server import process_of
+from tests.serving.server import free_port, process_of
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+GRPC_TRACE = "1af7651916cd43dd8448eb211c80319c"
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), np.uint8)
 
 
@@ -61,7 +63,12 @@ def test_a_request_is_a_span_of_its_clients_trace(
     sample_model: Path, tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
-    with process_of(sample_model, tmp_path) as (client, process):
+    port = free_port()
+    with process_of(sample_model, tmp_path, "--grpc", f"127.0.0.1:{port}") as (client, process):
+        with triton.InferenceServerClient(f"127.0.0.1:{port}") as caller:
+            tensor = triton.InferInput("images", list(IMAGES.shape), "UINT8")
+            tensor.set_data_from_numpy(IMAGES)
+            caller.infer("sample", [tensor], headers={"traceparent": f"00-{GRPC_TRACE}-{PARENT}-01"})
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "Content-Type": "image/png"}
         assert client.post("/v1/predict", content=png(IMAGES[0]), headers=headers).status_code == 200
         assert client.post("/v1/predict", content=npy(IMAGES), headers=NPY).status_code == 200
@@ -80,6 +87,9 @@ def test_a_request_is_a_span_of_its_clients_trace(
         assert part.parent_span_id == request.span_id
         assert request.start_time_unix_nano <= part.start_time_unix_nano
         assert part.end_time_unix_nano <= request.end_time_unix_nano
+    called = {span.name: span for span in collector.spans if span.trace_id.hex() == GRPC_TRACE}
+    assert set(called) == {"GRPC grpc_model_infer", "predict"}
+    assert called["predict"].parent_span_id == called["GRPC grpc_model_infer"].span_id
     others = [span for span in collector.spans if span.trace_id.hex() != TRACE]
     roots = [span.name for span in others if not span.parent_span_id]
     assert "POST predict" in roots and "GET unknown" in roots

@@ -96,12 +96,12 @@ def test_all_or_none(folder: Path, tmp_path: Path, room: str) -> None:
             asyncio.run(change())
             assert set(changes.models.served().entries) == {("sample", "1"), ("other", "1")}
             (told,) = changes.peers.others() if changes.peers else ()
-            assert told["follows"] == 1 and changes.workers == [1, 2]
+            assert told["follows"] == 2 and changes.workers == [1, 2]
         else:
             with pytest.raises(ModelFileError, match=r"worker 2: .*--model-memory.*nothing was changed in any worker"):
                 asyncio.run(change())
             assert set(changes.models.served().entries) == {("sample", "1")}
-            assert not (tmp_path / "shared" / "state.json").exists()
+            assert changes.peers is not None and changes.peers.state()["number"] == 1
             assert not (tmp_path / "shared" / "proposal.json").exists()
     finally:
         other.kill()

@@ -188,6 +188,64 @@ def test_a_killed_worker_comes_back_with_what_was_chosen(server: tuple[httpx.Cli
     assert ask(client) == {digests["plain"]: 24}
 
 
+def test_a_worker_comes_back_with_the_file_that_answers_or_not_at_all(
+    server: tuple[httpx.Client, Any, Path], folder: Path
+) -> None:
+    client, process, log = server
+    before = ask(client)
+    shutil.copy(folder / "views.onnx", folder / "plain.onnx")  # and no SIGHUP
+    victim = workers(process)[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    for _ in range(300):
+        if "is not the file that answers" in log.read_text():
+            break
+        time.sleep(0.1)
+    assert ask(client) == before and "Traceback" not in log.read_text()
+    process.send_signal(signal.SIGHUP)
+    wait_for_workers(process, log, 3)
+    assert ask(client) == {Predictor(folder / "views.onnx", "cpu").digest: 24}
+
+
+def test_counters_never_go_backwards(server: tuple[httpx.Client, Any, Path], folder: Path) -> None:
+    client, process, log = server
+
+    def counted() -> float:
+        with httpx.Client(base_url=client.base_url, timeout=30, trust_env=False) as fresh:
+            text = fresh.get("/metrics").text
+        return sum(map(float, re.findall(r"^xtrain_predictions_total{.*} (\S+)", text, re.M)))
+
+    seen = [0.0]
+    shutil.copy(folder / "plain.onnx", folder / "other.onnx")
+    for turn in range(30):
+        ask(client, 5)
+        seen.append(counted())
+        if turn % 10 == 5:  # the same name and version again
+            assert swap(client, "other" if turn == 5 else "plain").is_success
+    time.sleep(1.5)
+    seen.append(counted())
+    assert seen == sorted(seen) and seen[-1] == 30 * 5 * 3, seen
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_change_that_cannot_be_written_down_is_none(server: tuple[httpx.Client, Any, Path]) -> None:
+    client, process, _ = server
+    before, running = ask(client), workers(process)
+    place = Path(running[0].environ()[FOLDER])
+    for worker in running:  # stands for a full disk
+        (place / f".state.json-{worker.pid}").mkdir()
+    time.sleep(1)
+    threads = [worker.num_threads() for worker in running]
+    for _ in range(3):
+        refused = swap(client, "views")
+        assert refused.status_code == 503 and "cannot tell each other" in refused.text
+    assert not (place / "proposal.json").exists() and ask(client) == before
+    time.sleep(1)
+    assert [worker.num_threads() for worker in running] <= [count + 2 for count in threads]
+    for worker in running:
+        (place / f".state.json-{worker.pid}").rmdir()
+    assert swap(client, "views").is_success
+
+
 def test_sighup_reaches_all(server: tuple[httpx.Client, Any, Path], folder: Path) -> None:
     client, process, log = server
     shutil.copy(folder / "broken.onnx", folder / "plain.onnx")
