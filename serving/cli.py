@@ -1,6 +1,5 @@
 """`xserve M.onnx`: the HTTP service over one exported file."""
 
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -9,7 +8,7 @@ import click
 from serving.settings import Settings
 from xtrain import console
 from xtrain.console import FilePath
-from xtrain.errors import ConfigError, XtrainError
+from xtrain.errors import XtrainError
 from xtrain.options import check, click_options
 from xtrain.signals import ending_at_once
 
@@ -32,7 +31,7 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
     """
     with ending_at_once():
         from serving.http.access import Authorization
-        from serving.launch import Address, check_addresses, check_certificate, grpc_address, launch
+        from serving.launch import Address, check_addresses, check_certificate, check_workers, grpc_address, launch
         from serving.model.devices import choose, has_driver
         from serving.model.repository import ModelRepository
         from serving.scheduling.models import Models
@@ -43,8 +42,7 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
     Authorization.read(settings)
     check_certificate(settings)
     address, grpc = Address(host, port, settings.certificate, settings.key), grpc_address(settings)
-    if settings.worker_count > 1 and sys.platform == "win32":
-        raise ConfigError("--devices and --workers: several processes share a socket on Linux and macOS alone")
+    check_workers(settings)
     for worker in range(1, settings.worker_count + 1):
         choose(settings.of_worker(worker).placement)
     if only_check:  # beside a server that may be running, so without its ports

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from serving.model.devices import usable_cores
 from serving.settings import Settings
+from serving.workers.peers import FOLDER
 from xtrain.errors import ConfigError, OutputError
 from xtrain.options import to_environment
 
@@ -87,6 +89,19 @@ def check_certificate(settings: Settings) -> None:
             raise ConfigError(f"{files}: no certificate with its unencrypted key, in PEM ({error})") from error
 
 
+def check_workers(settings: Settings) -> None:
+    """Refuse more processes than the machine can use.
+
+    Raises:
+        ConfigError: more than a core each and a process for each GPU, or a system whose processes share no socket.
+    """
+    count, most = settings.worker_count, max(2, usable_cores(), len(set(settings.gpus) - {None}))
+    if count > most:
+        raise ConfigError(f"--devices and --workers ask for {count} processes; this machine takes {most} at most")
+    if count > 1 and sys.platform == "win32":
+        raise ConfigError("--devices and --workers: several processes share a socket on Linux and macOS alone")
+
+
 def grpc_address(settings: Settings) -> tuple[str, int] | None:
     """Return host and port of gRPC; None if it is not asked for.
 
@@ -125,7 +140,7 @@ def launch(settings: Settings, address: Address) -> NoReturn:
         address: where to listen; its paths are absolute.
     """
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != FOLDER},  # of another server
         **to_environment(settings),
         ADDRESS: address.url,
         "BENTOML_DO_NOT_TRACK": "True",  # only this word switches telemetry off

@@ -24,7 +24,7 @@ from serving.http.access import Authorization
 from serving.http.app import create_app
 from serving.http.openapi import PAGE
 from serving.http.predict import classify_array
-from serving.launch import ADDRESS, check_certificate, grpc_address
+from serving.launch import ADDRESS, check_certificate, check_workers, grpc_address
 from serving.model.repository import ModelRepository
 from serving.scheduling.models import Models
 from serving.settings import Settings
@@ -70,9 +70,10 @@ def create_service(settings: Settings) -> Any:
         settings: what to serve, and its limits.
 
     Raises:
-        ConfigError: a file of tokens, a certificate or an address of gRPC that cannot be used.
+        ConfigError: a file of tokens, a certificate, an address of gRPC or a number of workers that cannot be used.
     """
     check_certificate(settings)
+    check_workers(settings)
     grpc_address(settings)
     index, count = bentoml.server_context.worker_index or 1, settings.worker_count
     settings = settings.of_worker(index)
@@ -112,6 +113,8 @@ def create_service(settings: Settings) -> Any:
             except XtrainError as error:  # only where a file has changed since xserve looked at it
                 process.say(f"error: worker {index}: {error}; trying again")
                 time.sleep(RETRY)
+                if peers is not None:
+                    peers.remove_counters()  # there is nothing in them, and every try would leave some
                 os._exit(1)
             app.state.metrics.on_models(models)
             TRACING.start()

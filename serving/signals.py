@@ -9,7 +9,9 @@ from typing import Any
 
 from starlette.applications import Starlette
 
+from serving import process
 from serving.http.repository import reload_changed, to_the_end
+from serving.scheduling.models import NoModel
 
 
 def install(app: Starlette, drain: float) -> None:
@@ -25,12 +27,19 @@ def install(app: Starlette, drain: float) -> None:
     loop, end = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
     def reload(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(lambda: loop.create_task(to_the_end(app, reload_changed(app))))
+        loop.call_soon_threadsafe(lambda: loop.create_task(_reload(app)))
 
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, reload)
     if drain and callable(end):
         signal.signal(signal.SIGTERM, _Drain(app, drain, end))
+
+
+async def _reload(app: Starlette) -> None:
+    try:
+        await to_the_end(app, reload_changed(app))
+    except NoModel as error:
+        process.say(f"note: SIGHUP: nothing was read ({error})")
 
 
 class _Drain:

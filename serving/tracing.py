@@ -31,6 +31,12 @@ class Tracing:
         disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
         if not wanted or disabled or os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp" or self._tracer:
             return
+        protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+        if protocol not in (None, "", "http/protobuf"):
+            process.say(
+                f"note: no spans are sent: OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; http/protobuf is supported"
+            )
+            return
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         except ImportError:
@@ -45,7 +51,7 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("xtrain")
 
-    def of_request(self, headers: Mapping[str, str]) -> "AbstractContextManager[trace.Span | None]":
+    def request_span(self, headers: Mapping[str, str]) -> "AbstractContextManager[trace.Span | None]":
         """Return the span of a request, within its client's trace if it names one; entering gives None if off."""
         if self._tracer is None:
             return NONE
@@ -57,7 +63,7 @@ class Tracing:
             set_status_on_exception=False,
         )
 
-    def part(self, name: str) -> "AbstractContextManager[trace.Span | None]":
+    def child_span(self, name: str) -> "AbstractContextManager[trace.Span | None]":
         """Return the span of a part of the request that is under way."""
         if self._tracer is None or not trace.get_current_span().is_recording():
             return NONE  # or it would be a trace of its own
@@ -72,7 +78,7 @@ class Tracing:
 TRACING = Tracing()
 
 
-def tell(span: trace.Span | None, operation: str, method: str, status: int) -> None:
+def describe(span: trace.Span | None, operation: str, method: str, status: int) -> None:
     """Name a request's span and tell how it ended (OpenTelemetry's semantic conventions for HTTP servers).
 
     Args:

@@ -20,7 +20,7 @@ from serving.model.protobuf import fields
 from serving.scheduling.batcher import Stopping
 from serving.scheduling.memory import Reservation
 from serving.settings import Settings
-from serving.tracing import TRACING, tell
+from serving.tracing import TRACING, describe
 
 METHODS: dict[str, Access] = {
     "ServerLive": "open",
@@ -132,33 +132,33 @@ class Calls:
             began, status = time.perf_counter(), 499
             metadata = {key: value for key, value in call.invocation_metadata() if isinstance(value, str)}
             memory = self.app.state.budget.reservation()
-            tracing = TRACING.of_request(metadata)
-            span = tracing.__enter__()
-            try:
-                self._check_access(access, metadata.get("authorization", ""))
-                left = call.time_remaining()
-                seconds = self.settings.timeout if left is None else min(self.settings.timeout, left)
-                async with asyncio.timeout(seconds):
-                    # Health, whose messages are empty, is answered whoever else is sending slowly.
-                    request = message_class()
-                    if message_class.DESCRIPTOR.fields:
-                        request = await self._receive(messages, message_class, memory)
-                    result = await answer(request, time.monotonic() + seconds)
-                status = 200
-                return result
-            except (Exception, StopAsyncIteration) as error:
-                status, message = _describe(error)
-                if status == 500:
-                    logging.getLogger(__name__).exception("a call failed", exc_info=error)
-                await call.abort(CODES[status], message)
-            finally:
-                memory.release()
-                tell(span, f"grpc_{words}", "GRPC", status)
-                tracing.__exit__(None, None, None)
-                took = time.perf_counter() - began
-                self.app.state.metrics.requests.labels(f"grpc_{words}", str(status)).inc()
-                self.app.state.metrics.seconds.labels(f"grpc_{words}").observe(took)
-                self.log.add((metadata.get("x-request-id", "")[:128], ""), "GRPC", f"/{SERVICE}/{method}", status, took)
+            with TRACING.request_span(metadata) as span:
+                try:
+                    self._check_access(access, metadata.get("authorization", ""))
+                    left = call.time_remaining()
+                    seconds = self.settings.timeout if left is None else min(self.settings.timeout, left)
+                    async with asyncio.timeout(seconds):
+                        # Health, whose messages are empty, is answered whoever else is sending slowly.
+                        request = message_class()
+                        if message_class.DESCRIPTOR.fields:
+                            request = await self._receive(messages, message_class, memory)
+                        result = await answer(request, time.monotonic() + seconds)
+                    status = 200
+                    return result
+                except (Exception, StopAsyncIteration) as error:
+                    status, message = _describe(error)
+                    if status == 500:
+                        logging.getLogger(__name__).exception("a call failed", exc_info=error)
+                    await call.abort(CODES[status], message)
+                finally:
+                    memory.release()
+                    describe(span, f"grpc_{words}", "GRPC", status)
+                    took = time.perf_counter() - began
+                    self.app.state.metrics.requests.labels(f"grpc_{words}", str(status)).inc()
+                    self.app.state.metrics.seconds.labels(f"grpc_{words}").observe(took)
+                    self.log.add(
+                        (metadata.get("x-request-id", "")[:128], ""), "GRPC", f"/{SERVICE}/{method}", status, took
+                    )
 
         return handler
 

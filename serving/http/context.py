@@ -20,7 +20,7 @@ from serving.scheduling.batcher import LATE, DeadlinePassed
 from serving.scheduling.engine import Engine
 from serving.scheduling.memory import MemoryBudget, Reservation
 from serving.scheduling.models import Models
-from serving.tracing import TRACING, tell
+from serving.tracing import TRACING, describe
 
 MIN_RATE = 128 * 1024  # bytes a second of a body, below which its request is late: 64 MiB arrive over 10 Mbit/s
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.ASCII)
@@ -174,8 +174,6 @@ class RequestMiddleware:
         current = RequestContext(_request_id(headers), self.budget.reservation(), self.timeout)
         scope["context"] = current
         began, status = time.perf_counter(), 500
-        tracing = TRACING.of_request(headers)
-        span = tracing.__enter__()
 
         async def watched_send(message: Message) -> None:
             nonlocal status
@@ -186,22 +184,22 @@ class RequestMiddleware:
                 current.response_complete()
             await send(message)
 
-        try:
-            await self.app(scope, receive, watched_send)
-            if current.disconnected:
-                await asyncio.sleep(0)  # the cancellation came too late to be raised inside; it is raised here
-        except asyncio.CancelledError:
-            if not current.disconnected:
-                raise  # the server is stopping
-            status = CLIENT_CLOSED
-        finally:
-            current.close()
-            tell(span, current.operation, scope["method"], status)
-            tracing.__exit__(None, None, None)
-            seconds = time.perf_counter() - began
-            self.metrics.requests.labels(current.operation, str(status)).inc()
-            self.metrics.seconds.labels(current.operation).observe(seconds)
-            self.log.add((current.id, _trace_id(headers)), scope["method"], scope["path"], status, seconds)
+        with TRACING.request_span(headers) as span:
+            try:
+                await self.app(scope, receive, watched_send)
+                if current.disconnected:
+                    await asyncio.sleep(0)  # the cancellation came too late to be raised inside; it is raised here
+            except asyncio.CancelledError:
+                if not current.disconnected:
+                    raise  # the server is stopping
+                status = CLIENT_CLOSED
+            finally:
+                current.close()
+                describe(span, current.operation, scope["method"], status)
+                seconds = time.perf_counter() - began
+                self.metrics.requests.labels(current.operation, str(status)).inc()
+                self.metrics.seconds.labels(current.operation).observe(seconds)
+                self.log.add((current.id, _trace_id(headers)), scope["method"], scope["path"], status, seconds)
 
 
 def _request_id(headers: Headers) -> str:

@@ -31,7 +31,7 @@ JSON_EXPANSION = 10  # bytes of Python objects and arrays that a byte of pixels 
 
 async def decode(request: Request, content: bytes, thumbnail: int = 0) -> tuple[NDArray[np.uint8], Image.Image | None]:
     """As `_decode`, within a span."""
-    with TRACING.part("decode"):
+    with TRACING.child_span("decode"):
         return await _decode(request, content, thumbnail)
 
 

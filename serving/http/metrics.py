@@ -43,7 +43,7 @@ class Metrics:
         # BentoML puts prometheus_client into its mode of many processes, whose folder must be there first; a process
         # that is alone reads its own values all the same.
         if peers is not None:
-            os.environ[FOLDER] = str(peers.folder / "prometheus")
+            os.environ[FOLDER] = str(peers.counters)
         if folder := os.environ.get(FOLDER):
             os.makedirs(folder, exist_ok=True)
         self.registry = CollectorRegistry()
@@ -77,7 +77,7 @@ class Metrics:
         self.exposed = self.registry
         if peers is not None:
             self.exposed = CollectorRegistry()
-            MultiProcessCollector(self.exposed, str(peers.folder / "prometheus"))  # type: ignore[no-untyped-call]
+            MultiProcessCollector(self.exposed, str(peers.counters))  # type: ignore[no-untyped-call]
             self.exposed.register(_Processes(peers))
         elif sys.platform == "linux":
             ProcessCollector(registry=self.registry)

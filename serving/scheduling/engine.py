@@ -122,7 +122,7 @@ class Engine:
         for start in range(0, len(images), self.max_batch):
             part = images[start : start + self.max_batch]
             try:
-                with TRACING.part("predict"):  # waiting included
+                with TRACING.child_span("predict"):  # waiting included
                     parts.append(await self._batcher.submit(part, max(0.0, deadline - time.monotonic()), run))
             except Exception as error:
                 self.statistics.failures += not isinstance(error, QueueFull | DeadlinePassed | Stopping)

@@ -1,7 +1,7 @@
 """Changes of the models that answer, in this process and in its peers: in all of them or in none.
 
-One worker at a time changes them. It loads what is new, asks the others to do the same, and only when all have done it
-the new set answers: a file that one of them cannot load changes nothing anywhere.
+A two-phase commit: one worker at a time changes them. It loads what is new, asks the others to do the same (prepare),
+and only when all have done it the new set answers (commit): a file that one cannot load changes nothing anywhere.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from serving import process
 from serving.scheduling.engine import Engine
 from serving.scheduling.model_set import ModelSet
-from serving.scheduling.models import Models
+from serving.scheduling.models import Models, NoModel
 from serving.workers.peers import PERIOD, Peers, Values
 from xtrain.errors import ModelFileError, OutputError, XtrainError
 
@@ -45,13 +45,19 @@ class Changes:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[ModelSet]:
-        """Give what answers now; until the block ends nobody else changes it."""
+        """Give what answers now; until the block ends nobody else changes it.
+
+        Raises:
+            NoModel: this worker could not load what another one has committed.
+        """
         async with AsyncExitStack() as held:
             if self.peers is not None:
                 await held.enter_async_context(self.peers.lock())
                 # Whoever had the lock may have been killed after its decision; what it decided holds.
                 if (state := self.peers.state())["number"] > self.peers.follows:
                     await self._follow(self.peers, state, None)
+                    if state["number"] > self.peers.follows:
+                        raise NoModel("this worker does not answer by the models of the others yet; try again")
             await held.enter_async_context(self.models.lock)
             yield self.models.served()
 
@@ -80,9 +86,9 @@ class Changes:
         try:
             peers.propose(identifier, wanted.as_json())
             await self._all_prepared(peers, identifier, patience)
-            number = peers.decide(identifier, wanted.as_json())
+            number = peers.commit(identifier, wanted.as_json())
         except BaseException:
-            peers.give_up()
+            peers.abort()
             await asyncio.gather(*(engine.close() for engine in engines))
             raise
         self._apply(wanted, engines)  # from here on it is done, whatever can be told
@@ -145,7 +151,7 @@ class Changes:
             return
         with self.peers.lock_now():
             if not self.peers.state()["number"]:
-                self.peers.decide("", self.models.served().as_json())
+                self.peers.commit("", self.models.served().as_json())
                 self.peers.tell(follows=1)
         while (state := self.peers.state())["number"] > self.peers.follows:
             for engine in self.models.apply(*self.models.prepare(ModelSet.from_json(state["wanted"]))):

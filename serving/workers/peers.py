@@ -94,6 +94,16 @@ class Peers:
         """Return what this worker and the others that run last told."""
         return [self._told, *self.others()]
 
+    @property
+    def counters(self) -> Path:
+        """The folder in which prometheus_client adds up what the workers count."""
+        return self.folder / "prometheus"
+
+    def remove_counters(self) -> None:
+        """Remove what this process has counted."""
+        for file in self.counters.glob(f"*_{os.getpid()}.db"):
+            file.unlink(missing_ok=True)
+
     def has_seen(self, identifier: str) -> bool:
         """Return whether this worker has already told about a proposal."""
         return bool(self._told["prepared"] == identifier)
@@ -116,14 +126,14 @@ class Peers:
         found = self._read("proposal.json")
         return found if found is not None and found["pid"] != os.getpid() and is_alive(found["pid"]) else None
 
-    def decide(self, identifier: str, wanted: Values) -> int:
+    def commit(self, identifier: str, wanted: Values) -> int:
         """Make a state that all have prepared the one to follow; return its number."""
         number = int(self.state()["number"]) + 1
         self._write("state.json", {"id": identifier, "number": number, "wanted": wanted})
-        self.give_up()
+        self.abort()
         return number
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """Withdraw a proposal."""
         with contextlib.suppress(FileNotFoundError):
             (self.folder / "proposal.json").unlink()

@@ -77,6 +77,7 @@ def test_each_gpu_has_its_workers() -> None:
         (["--timeout", "nan"], 2, "--timeout is nan; it must be a finite number"),
         (["--max-delay-ms", "1e400"], 2, "--max-delay-ms is inf; it must be a finite number"),
         (["--max-batch", "0"], 2, "--max-batch is 0; it must be at least 1"),
+        (["--workers", "256", "--devices", "cpu:256"], 2, "ask for 65536 processes; this machine takes"),
     ],
 )
 def test_wrong_options_start_no_server(

@@ -240,7 +240,7 @@ def test_a_change_that_cannot_be_written_down_is_none(server: tuple[httpx.Client
         assert refused.status_code == 503 and "cannot tell each other" in refused.text
     assert not (place / "proposal.json").exists() and ask(client) == before
     time.sleep(1)
-    assert [worker.num_threads() for worker in running] <= [count + 2 for count in threads]
+    assert all(worker.num_threads() <= count + 2 for worker, count in zip(running, threads, strict=True))
     for worker in running:
         (place / f".state.json-{worker.pid}").rmdir()
     assert swap(client, "views").is_success
