@@ -4,7 +4,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint docs lock clean
+.PHONY: demo test lint docs lock image clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -33,9 +33,32 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 # Needs uv. The output names no index, so it is the same whichever mirror served it.
+UV_COMPILE := uv pip compile pyproject.toml --no-header --no-emit-index-url --no-annotate --python-version 3.11
 lock:
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
-		--no-header --no-emit-index-url --no-annotate --upgrade -o requirements.lock
+	$(UV_COMPILE) --all-extras --universal --upgrade -o requirements.lock
+	$(MAKE) serving/requirements-cpu.txt serving/requirements-gpu.txt
+
+# What a container installs: serving's packages at the lock's pins, with their digests. uv only builds bentos.
+CONTAINER := $(UV_COMPILE) --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-package uv \
+	--constraints requirements.lock --extra grpc --extra otel
+serving/requirements-gpu.txt: requirements.lock pyproject.toml
+	$(CONTAINER) --extra gpu -o $@
+
+serving/requirements-cpu.txt: requirements.lock pyproject.toml
+	mkdir -p build
+	echo "onnxruntime-gpu ; sys_platform == 'never'" > build/overrides.txt
+	sed -n 's/^\(onnxruntime==[^ ]*\).*/\1/p' requirements.lock >> build/overrides.txt
+	$(CONTAINER) --overrides build/overrides.txt -o $@
+
+# The container, where a container engine is installed.
+ENGINE ?= docker
+VARIANT ?= cpu
+image:
+	$(ENGINE) build -f serving/Dockerfile --build-arg VARIANT=$(VARIANT) \
+		--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		--build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(if $(MODEL),--build-arg MODEL=$(MODEL)) \
+		-t xtrain:$(VARIANT) .
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

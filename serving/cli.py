@@ -16,9 +16,18 @@ PATHS = ("tokens", "admin_tokens", "certificate", "key")  # options, resolved be
 
 
 @click.command(name="xserve", context_settings=console.SETTINGS)
-@click.argument("model", type=FilePath(), metavar="MODEL")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
-@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
+@click.argument("model", type=FilePath(), metavar="MODEL", envvar="XTRAIN_MODEL")
+@click.option(
+    "--host", default="127.0.0.1", envvar="XTRAIN_HOST", show_default=True, help="Address to listen on; 0.0.0.0: all."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=3000,
+    envvar=["XTRAIN_PORT", "PORT"],
+    show_default=True,
+    help="Port to listen on.",
+)
 @click.option("--check", "only_check", is_flag=True, help="Try model, device and memory, print a table, and end.")
 @click_options(Settings, environment=True, without=("model",))
 @console.shared_options
@@ -27,7 +36,8 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
 
     MODEL is an .onnx that xexport wrote. In a folder, models lie at NAME/VERSION/model.onnx or beside each other.
 
-    Each option from --default-model on is also an environment variable, such as XTRAIN_MAX_BATCH for --max-batch.
+    MODEL and each option are also environment variables, such as XTRAIN_MODEL, and XTRAIN_MAX_BATCH for --max-batch;
+    the port also PORT.
     """
     with ending_at_once():
         from serving.http.access import Authorization

@@ -56,9 +56,9 @@ class RoutesMiddleware:
         self.bentoml_app, self.app, self.page = bentoml_app, app, HTMLResponse(PAGE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what is below /v1 and /v2, /metrics and the Swagger page; pass the rest on."""
+        """Answer what is below /v1, /v2 and /ui, /metrics and the Swagger page; pass the rest on."""
         path = scope["path"] if scope["type"] == "http" else ""
-        ours = path.startswith(("/v1/", "/v2")) or path in ("/metrics", "/openapi.json")
+        ours = path.startswith(("/v1/", "/v2", "/ui")) or path in ("/metrics", "/openapi.json")
         answer = self.app if ours else self.page if path in ("/", "/docs") else self.bentoml_app
         await answer(scope, receive, send)
 

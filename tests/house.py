@@ -37,6 +37,7 @@ ROOMS = {
         "supervisor",
         "signals",
         "check",
+        "healthcheck",
         "service",
         "cli",
     ],

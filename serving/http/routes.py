@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, compile_path
 
-from serving.http import infer, model, oip, openapi, predict, repository
+from serving.http import infer, model, oip, openapi, predict, repository, ui
 from serving.http.access import Access, Authorization
 from serving.http.context import context
 from serving.http.errors import HTTPError
@@ -230,10 +230,10 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 
 def routes() -> list[Route]:
-    """Return the router's routes: one an operation, and one for every other path below /v1 and /v2."""
+    """Return the router's routes: one an operation, the page's, and one for every other path."""
     known = [Route(entry.path, _endpoint(entry), methods=[entry.method]) for entry in OPERATIONS]
     others = ("/v1/{path:path}", "/v2/{path:path}", "/v2", "/metrics", "/openapi.json")
-    return [*known, *(Route(path, _unknown, methods=METHODS) for path in others)]
+    return [*known, *ui.ROUTES, *(Route(path, _unknown, methods=METHODS) for path in others)]
 
 
 async def _unknown(request: Request) -> Response:

@@ -8,8 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxruntime
-
+from serving.model.runtime import onnxruntime
 from xtrain.errors import ConfigError, nearest
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
 from serving.model import onnxfile
 from serving.model.card import HEATMAP, INPUT, OUTPUT, card_of
 from serving.model.devices import LABELS, PROVIDERS, Choice, Placement, check_provider, choose
+from serving.model.runtime import onnxruntime
 from xtrain.errors import ConfigError, ModelFileError
 from xtrain.images import convert_image, fit, read_image
 
