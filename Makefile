@@ -40,7 +40,7 @@ lock:
 
 # What a container installs: serving's packages at the lock's pins, with their digests. uv only builds bentos.
 CONTAINER := $(UV_COMPILE) --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-package uv \
-	--constraints requirements.lock --extra grpc --extra otel
+	--constraints requirements.lock --extra grpc --extra otel --extra sign
 serving/requirements-gpu.txt: requirements.lock pyproject.toml
 	$(CONTAINER) --extra gpu -o $@
 

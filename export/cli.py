@@ -10,6 +10,7 @@ import click
 from export.options import ExportOptions
 from xtrain import console
 from xtrain.console import FilePath
+from xtrain.errors import ConfigError
 from xtrain.options import click_options
 from xtrain.signals import ending_at_once
 
@@ -23,14 +24,20 @@ if TYPE_CHECKING:
     epilog="xexport show M.onnx prints the card of an exported file.",
 )
 @click.argument("runs", nargs=-1, required=True, type=FilePath(), metavar="RUN [RUN...]")
-@click.option("-o", "--output", type=FilePath(), required=True, help="The .onnx to write.")
+@click.option("-o", "--output", type=FilePath(), help="The .onnx to write; needed unless RUN is one.")
 @click_options(ExportOptions)
 @console.shared_options
-def export(runs: tuple[Path, ...], output: Path, **options: Any) -> None:
+def export(runs: tuple[Path, ...], output: Path | None, **options: Any) -> None:
     """Export runs to one self-contained ONNX file, compared with torch before it takes its name.
 
-    Beside M.onnx come M.md, the model card to read, and M.onnx.sha256.
+    Beside M.onnx come M.md, the model card to read, and M.onnx.sha256. An .onnx in place of the runs is a file exported
+    before: --triton and --sign take it.
     """
+    if len(runs) == 1 and runs[0].suffix == ".onnx" and not runs[0].is_dir():
+        package(runs[0], output, options)
+        return
+    if output is None:
+        raise click.UsageError("Missing option '-o' / '--output'.", click.get_current_context())
     with ending_at_once():
         from export.export import export_runs
 
@@ -39,6 +46,17 @@ def export(runs: tuple[Path, ...], output: Path, **options: Any) -> None:
     for index in exported.left_out:
         click.echo(f"run {index + 1}, {runs[index]}, got no weight and is left out")
     click.echo(_summary(exported, time.perf_counter() - began))
+
+
+def package(model: Path, output: Path | None, options: dict[str, Any]) -> None:
+    """Make something of an exported file, and print what."""
+    with ending_at_once():
+        from export.package import package_file
+
+    if output is not None:
+        raise ConfigError(f"-o {output}: {model} is exported already; leave -o out")
+    for path in package_file(model, ExportOptions(**options)):
+        click.echo(str(path))
 
 
 def _summary(exported: "Exported", seconds: float) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.options import ExportOptions
+from export.package import check_targets, slide_model, write_folders
 from export.plan import make_plan
 from export.publish import Exported, publish
 from export.trace import trace
@@ -22,7 +23,11 @@ def export_runs(runs: Sequence[Path], output: Path, options: ExportOptions | Non
         XtrainError: of the fitting kind; `output` and the files beside it are then as they were.
     """
     plan = make_plan(runs, output, options or ExportOptions())
+    check_targets(plan)
     weighed = weigh(plan)
-    if plan.options.precision == "fp16":
-        weighed.ensemble.halve()
-    return publish(plan, weighed, trace(weighed.ensemble, plan.shape))
+    with slide_model(plan, weighed):
+        if plan.options.precision == "fp16":
+            weighed.ensemble.halve()
+        exported = publish(plan, weighed, trace(weighed.ensemble, plan.shape))
+    write_folders(exported.path, exported.card, plan.options)
+    return exported

@@ -41,4 +41,30 @@ class ExportOptions:
     device: str = option(
         "cpu", choices=("auto", "cpu", "cuda"), help="Where the file is compared with torch, in both runtimes."
     )
+    spacing_um: float | None = option(
+        None,
+        low=0,
+        high=10_000,
+        open_low=True,
+        default_text="unknown",
+        help="Micrometres a pixel of the training images as they are stored, for the card (PathMNIST at 28 pixels: 4).",
+    )
+    sign: Path | None = option(
+        None,
+        metavar="KEY",
+        default_text="no signature",
+        help="PEM file of a private Ed25519 key; its signature of the file is written to M.onnx.sig.",
+    )
+    triton: Path | None = option(
+        None,
+        metavar="FOLDER",
+        default_text="not at all",
+        help="Also write the model into this model repository of Triton.",
+    )
+    wsinfer: Path | None = option(
+        None,
+        metavar="FOLDER",
+        default_text="not at all",
+        help="Also write the runs as a model of WSInfer and QuPath, in TorchScript; needs --spacing-um.",
+    )
     overwrite: bool = option(False, switch=True, help="Replace the files of an earlier export.")

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.options import ExportOptions
-from serving.model import onnxfile
+from serving.model import onnxfile, signature
+from serving.model.signature import PrivateKey
 from serving.model.training_rows import TrainingRows
 from training.prepare import load_options
 from training.runs import checkpoint
@@ -37,6 +38,7 @@ class Plan:
         options: how.
         labels: (V,) of the validation rows.
         images: (N, H, W, C) uint8; the validation rows first, then training rows up to `COMPARED_IMAGES`.
+        key: what signs the file; None for no signature.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -44,6 +46,7 @@ class Plan:
     options: ExportOptions
     labels: Labels
     images: NDArray[np.uint8]
+    key: PrivateKey | None = None
 
     @property
     def training_rows(self) -> TrainingRows | None:
@@ -69,6 +72,11 @@ class Plan:
         return self.output.with_suffix(".md")
 
     @property
+    def signature(self) -> Path:
+        """The file with the model's signature."""
+        return signature.sidecar(self.output)
+
+    @property
     def sidecar(self) -> Path:
         """The file with the model's SHA-256."""
         return onnxfile.sidecar(self.output)
@@ -92,13 +100,14 @@ def make_plan(runs: Sequence[Path], output: Path, options: ExportOptions) -> Pla
         raise ConfigError(f"-o {output}: name a file that ends in .onnx")
     if not all(text.isprintable() and text for text in (options.name or output.stem, options.model_version)):
         raise ConfigError("--name and --model-version take one line of printable characters")
-    for path in (output, output.with_suffix(".md"), onnxfile.sidecar(output)):
+    key = None if options.sign is None else PrivateKey.read(options.sign)
+    for path in (output, output.with_suffix(".md"), onnxfile.sidecar(output), signature.sidecar(output)):
         refuse_existing(path, options.overwrite)
     _refuse_notes(output.with_suffix(".md"))
     checkpoints = [checkpoint.load(run) for run in runs]
     check_members(checkpoints)
     labels, images = _compared_images(checkpoints[0], options)
-    return Plan(checkpoints, output, options, labels, images)
+    return Plan(checkpoints, output, options, labels, images, key)
 
 
 def check_members(checkpoints: Sequence[Checkpoint]) -> None:

@@ -14,7 +14,7 @@ from export.model_card import model_card
 from export.plan import Plan
 from export.verify import GATES, compare, compare_heatmaps
 from export.weigh import Weighed
-from serving.model import onnxfile
+from serving.model import onnxfile, signature
 from serving.model.card import HEATMAP, INPUT, KEY, Card
 from serving.model.card_parts import (
     Evaluation,
@@ -26,9 +26,10 @@ from serving.model.card_parts import (
     TrainingData,
 )
 from serving.model.predictor import Predictor
+from serving.model.signature import PrivateKey
 from training.runs.environment import git_commit, package_versions
 from xtrain.errors import ExportError
-from xtrain.files import replacing
+from xtrain.files import open_atomic, replacing
 from xtrain.metrics import Metrics, calibration_bins, evaluate
 
 REFERENCE_IMAGES = 8
@@ -80,12 +81,26 @@ def publish(plan: Plan, weighed: Weighed, model: onnx.ModelProto) -> Exported:
         save(model, verified.card, model_file)
         Predictor(model_file, "cpu").check_references()
         size = model_file.stat().st_size
-        digest_file.write_text(f"{onnxfile.sha256(model_file)}  {plan.output.name}\n", encoding="utf-8")
+        digest = onnxfile.sha256(model_file)
+        digest_file.write_text(f"{digest}  {plan.output.name}\n", encoding="utf-8")
         bins = calibration_bins(plan.labels, verified.probabilities[: len(plan.labels)])
         card_file.write_text(model_card(verified.card, verified.metrics, bins), encoding="utf-8")
         # Should the machine stop between the renames, a model without a digest is left, never one with a wrong one.
         plan.sidecar.unlink(missing_ok=True)
+        plan.signature.unlink(missing_ok=True)
+    if plan.key is not None:
+        write_signature(plan.output, digest, plan.key)
     return Exported(plan.output, verified.card, verified.metrics, size, weighed.left_out)
+
+
+def write_signature(model: Path, digest: str, key: PrivateKey) -> None:
+    """Write the signature beside a model.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with open_atomic(signature.sidecar(model)) as file:
+        file.write(key.sign(digest))
 
 
 def verify(plan: Plan, weighed: Weighed, model: onnx.ModelProto, path: Path) -> Verified:
@@ -202,6 +217,7 @@ def _draft_card(plan: Plan, weighed: Weighed) -> Card:
         ),
         packages=package_versions(),
         git_commit=git_commit(),
+        spacing_um=plan.options.spacing_um,
         training_rows=plan.training_rows,
         calibration_note=weighed.calibration_note,
     )

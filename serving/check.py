@@ -51,7 +51,7 @@ def check_all(settings: Settings) -> Iterator[Finding]:
 def check_worker(settings: Settings) -> Iterator[Finding]:
     """Yield what is found for one process of the server."""
     yield from check_machine(settings)
-    repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
+    repository = settings.open_repository()
     is_folder = settings.model.is_dir()
     entries = repository.entries() if is_folder else [repository.entry(str(settings.model))]
     if not entries:

@@ -12,7 +12,8 @@ from xtrain.errors import XtrainError
 from xtrain.options import check, click_options
 from xtrain.signals import ending_at_once
 
-PATHS = ("tokens", "admin_tokens", "certificate", "key")  # options, resolved before the server changes its folder
+# Options whose files are resolved before the server changes its folder.
+PATHS = ("tokens", "admin_tokens", "certificate", "key", "verify_key")
 
 
 @click.command(name="xserve", context_settings=console.SETTINGS)
@@ -24,7 +25,7 @@ PATHS = ("tokens", "admin_tokens", "certificate", "key")  # options, resolved be
     "--port",
     type=click.IntRange(1, 65535),
     default=3000,
-    envvar=["XTRAIN_PORT", "PORT"],
+    envvar="PORT",
     show_default=True,
     help="Port to listen on.",
 )
@@ -43,7 +44,6 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
         from serving.http.access import Authorization
         from serving.launch import Address, check_addresses, check_certificate, check_workers, grpc_address, launch
         from serving.model.devices import choose, has_driver
-        from serving.model.repository import ModelRepository
         from serving.scheduling.models import Models
 
     paths = {name: options[name].resolve() for name in PATHS if options[name]}
@@ -61,7 +61,7 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
     check_addresses(address, grpc)
     # Every fault of the file shows here, in one line, before a server starts.
     first = settings.of_worker(1)
-    repository = ModelRepository(first.repository, first.placement, first.max_batch)
+    repository = first.open_repository()
     Models(first, repository, lambda *_: None).start(first.model, lambda note: None)
     if has_driver():  # where a GPU could be expected, what was chosen and why is never a surprise
         choice = choose(first.placement)

@@ -16,11 +16,11 @@ def url(environment: Mapping[str, str]) -> str:
     """Return the address of `/readyz`.
 
     Args:
-        environment: with `XTRAIN_HOST`, `XTRAIN_PORT` or `PORT`, and `XTRAIN_CERTIFICATE` where they are set.
+        environment: with `XTRAIN_HOST`, `PORT` and `XTRAIN_CERTIFICATE` where they are set.
     """
     host = environment.get("XTRAIN_HOST") or "127.0.0.1"
     host = ANY_ADDRESS.get(host, host)
-    port = environment.get("XTRAIN_PORT") or environment.get("PORT") or "3000"
+    port = environment.get("PORT") or "3000"
     scheme = "https" if environment.get("XTRAIN_CERTIFICATE") else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/readyz"
 

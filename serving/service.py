@@ -25,7 +25,6 @@ from serving.http.app import create_app
 from serving.http.openapi import PAGE
 from serving.http.predict import classify_array
 from serving.launch import ADDRESS, check_certificate, check_workers, grpc_address
-from serving.model.repository import ModelRepository
 from serving.scheduling.models import Models
 from serving.settings import Settings
 from serving.tracing import TRACING
@@ -70,7 +69,7 @@ def create_service(settings: Settings) -> Any:
         settings: what to serve, and its limits.
 
     Raises:
-        ConfigError: a file of tokens, a certificate, an address of gRPC or a number of workers that cannot be used.
+        ConfigError: tokens, certificate, keys, an address of gRPC or a number of workers that cannot be used.
     """
     check_certificate(settings)
     check_workers(settings)
@@ -83,7 +82,7 @@ def create_service(settings: Settings) -> Any:
     process.limit_heap()
     process.allow_files(settings.max_connections)
     connection.install(settings.timeout, settings.max_connections)
-    repository = ModelRepository(settings.repository, settings.placement, settings.max_batch)
+    repository = settings.open_repository()
     app = create_app(settings, Authorization.read(settings), repository, peers)
     models: Models = app.state.models
     changes: Changes = app.state.changes

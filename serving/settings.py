@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.model.devices import DEVICES, PROVIDERS, Placement, parse_devices, usable_cores
+from serving.model.repository import ModelRepository
+from serving.model.signature import PublicKey
 from xtrain.errors import ConfigError
 from xtrain.options import option
 
@@ -82,6 +84,12 @@ class Settings:
     key: Path | None = option(
         None, metavar="FILE", default_text="in the same file", help="PEM file of the certificate's key."
     )
+    verify_key: Path | None = option(
+        None,
+        metavar="FILE",
+        default_text="any model is loaded",
+        help="PEM file of the public Ed25519 key that must have signed every model that is loaded; see xexport --sign.",
+    )
     tokens: Path | None = option(
         None,
         metavar="FILE",
@@ -147,6 +155,15 @@ class Settings:
             memory_budget=max(share(self.memory_budget), min(self.memory_budget, 2 * self.max_batch_bytes)),
             max_connections=share(self.max_connections),
         )
+
+    def open_repository(self) -> ModelRepository:
+        """Return the models that this process may load.
+
+        Raises:
+            ConfigError: `verify_key` is no key.
+        """
+        key = None if self.verify_key is None else PublicKey.read(self.verify_key)
+        return ModelRepository(self.repository, self.placement, self.max_batch, key)
 
     @property
     def repository(self) -> Path:

@@ -20,7 +20,7 @@ ROOMS = {
     "training": ["models", "optimizers", "policies", "config", "runs", "loop", "prepare", "run", "listing", "cli"],
     "export": [
         *("options", "explain", "graph", "calibration", "inference", "plan", "weigh", "trace", "verify"),
-        *("model_card", "publish", "export", "cli"),
+        *("model_card", "publish", "targets", "package", "export", "cli"),
     ],
     "scoring": ["options", "solution", "readers", "score", "evaluate", "predict", "cli"],
     "serving": [

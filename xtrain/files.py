@@ -1,6 +1,7 @@
 """Writing files so that an interrupted command leaves the old file or none, never half of one."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -90,3 +91,48 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path}: is a folder; name a file")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another -o or add --overwrite")
+
+
+@contextmanager
+def replacing_folder(path: Path, marker: str, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; rename it into place when the block ends without an error.
+
+    Args:
+        path: the folder to write.
+        marker: name of a file by which a folder that an earlier command wrote is known.
+        overwrite: whether such a folder may be replaced.
+
+    Raises:
+        OutputError: `path` holds something and may not be replaced, or could not be written; it is untouched.
+    """
+    refuse_existing_folder(path, marker, overwrite)
+    path = path.absolute()
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
+        ) from error
+    finally:
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_existing_folder(path: Path, marker: str, overwrite: bool) -> None:
+    """Raise OutputError if `path` holds something that may not be replaced, or can never become a folder."""
+    if path.is_file():
+        raise OutputError(f"{path}: is a file; name a folder")
+    refuse_existing(path / marker, True)
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not (path / marker).is_file():
+        raise OutputError(f"{path}: holds files that no export wrote; name a new folder")
+    if not overwrite:
+        raise OutputError(f"{path}: exists already; name another folder or add --overwrite")

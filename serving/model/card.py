@@ -64,6 +64,7 @@ class Card:
         parity: how far onnxruntime is from torch.
         packages: versions that made the file.
         git_commit: of the code that made it, or None.
+        spacing_um: micrometres a pixel of the images at the native size; None where they are not known.
         references: images for a server's self-check; None where they were left out.
         training_rows: digests of the images that the members were trained on; None where they are not known.
         intended_use: what it is for, and what not.
@@ -86,6 +87,7 @@ class Card:
     parity: Parity
     packages: dict[str, str]
     git_commit: str | None = None
+    spacing_um: Annotated[float, Field(gt=0)] | None = None
     references: References | None = None
     training_rows: TrainingRows | None = None
     intended_use: Text = INTENDED_USE

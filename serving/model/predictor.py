@@ -11,6 +11,7 @@ from serving.model import onnxfile
 from serving.model.card import HEATMAP, INPUT, OUTPUT, card_of
 from serving.model.devices import LABELS, PROVIDERS, Choice, Placement, check_provider, choose
 from serving.model.runtime import onnxruntime
+from serving.model.signature import PublicKey
 from xtrain.errors import ConfigError, ModelFileError
 from xtrain.images import convert_image, fit, read_image
 
@@ -40,6 +41,7 @@ class Predictor:
         device: str | Placement = "auto",
         max_batch: int = MAX_RUN,
         buckets: tuple[int, ...] | None = None,
+        key: PublicKey | None = None,
     ) -> None:
         """Load the file and check that it is what its card says.
 
@@ -49,15 +51,18 @@ class Predictor:
             max_batch: images of the largest run that will be asked for.
             buckets: sizes of runs, ascending; None is powers of two up to `max_batch` on a GPU, which plans anew for
                 each size.
+            key: by which the file must be signed, before a runtime reads it; None for any file.
 
         Raises:
             ModelFileError: missing, unreadable, other bytes than the digest beside it says, weights in other files,
-                no card, or a graph that contradicts the card.
+                no signature by `key`, no card, or a graph that contradicts the card.
             ConfigError: CUDA or TensorRT was asked for and did not load.
         """
         self.path = Path(path)
         placement = device if isinstance(device, Placement) else Placement(device)
         content, contents, self.digest = onnxfile.load(self.path)
+        if key is not None:
+            key.verify(self.path, self.digest)
         self.card, self.size = card_of(contents, self.path), len(content)
         choice = choose(placement, self.card.precision, self.path.resolve().parent)
         self.session, self.reason = _session(self.path, content, placement, choice), choice.reason

@@ -11,6 +11,7 @@ from pathlib import Path
 from serving.model.card import read_card
 from serving.model.devices import Placement
 from serving.model.predictor import MAX_RUN, Predictor
+from serving.model.signature import PublicKey
 from xtrain.errors import ModelFileError
 
 MODEL_FILE = "model.onnx"
@@ -38,9 +39,16 @@ class Entry:
 class ModelRepository:
     """A folder of exported files."""
 
-    def __init__(self, folder: Path, placement: Placement | None = None, max_batch: int = MAX_RUN) -> None:
-        """Remember the folder, where its models are to run, and the largest run."""
+    def __init__(
+        self,
+        folder: Path,
+        placement: Placement | None = None,
+        max_batch: int = MAX_RUN,
+        key: PublicKey | None = None,
+    ) -> None:
+        """Remember the folder, where its models are to run, the largest run, and the key that must have signed them."""
         self.folder, self.placement, self.max_batch = folder.resolve(), placement or Placement(), max_batch
+        self.key = key
 
     def entries(self) -> list[Entry]:
         """Return what the folder holds, by name and then version, numbers in their order; empty if it is gone."""
@@ -86,7 +94,7 @@ class ModelRepository:
         """
         if not entry.path.resolve().is_relative_to(self.folder):
             raise ModelFileError(f"{entry.path.name}: leads out of the folder of models; copy the file there")
-        return Predictor(entry.path, self.placement, self.max_batch)
+        return Predictor(entry.path, self.placement, self.max_batch, key=self.key)
 
     def _file_entry(self, path: Path) -> Entry:
         """Return the entry of a file that is named by its card, or by itself where that cannot be read."""

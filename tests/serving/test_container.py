@@ -66,7 +66,7 @@ def test_the_dockerfile_leaves_no_tools_and_runs_as_a_number() -> None:
     [
         ({}, "http://127.0.0.1:3000/readyz"),
         ({"XTRAIN_HOST": "0.0.0.0", "PORT": "80"}, "http://127.0.0.1:80/readyz"),
-        ({"XTRAIN_HOST": "::", "XTRAIN_PORT": "81", "PORT": "80"}, "http://[::1]:81/readyz"),
+        ({"XTRAIN_HOST": "::", "PORT": "81"}, "http://[::1]:81/readyz"),
         ({"XTRAIN_HOST": "10.1.2.3", "XTRAIN_CERTIFICATE": "/c.pem"}, "https://10.1.2.3:3000/readyz"),
     ],
 )

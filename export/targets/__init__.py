@@ -1,0 +1,1 @@
+"""An exported file in the folders of other programs: Triton, WSInfer, a browser."""
