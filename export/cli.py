@@ -31,7 +31,7 @@ def export(runs: tuple[Path, ...], output: Path | None, **options: Any) -> None:
     """Export runs to one self-contained ONNX file, compared with torch before it takes its name.
 
     Beside M.onnx come M.md, the model card to read, and M.onnx.sha256. An .onnx in place of the runs is a file exported
-    before: --triton and --sign take it.
+    before: --triton, --web and --sign take it.
     """
     if len(runs) == 1 and runs[0].suffix == ".onnx" and not runs[0].is_dir():
         package(runs[0], output, options)

@@ -67,4 +67,16 @@ class ExportOptions:
         default_text="not at all",
         help="Also write the runs as a model of WSInfer and QuPath, in TorchScript; needs --spacing-um.",
     )
+    web: Path | None = option(
+        None,
+        metavar="FOLDER",
+        default_text="not at all",
+        help="Also write a static web page that classifies in the browser, without a server; needs onnxruntime-web.",
+    )
+    onnxruntime_web: Path | None = option(
+        None,
+        metavar="FOLDER",
+        default_text="node_modules here or above",
+        help="Folder of the npm package onnxruntime-web, for --web.",
+    )
     overwrite: bool = option(False, switch=True, help="Replace the files of an earlier export.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from export.options import ExportOptions
 from export.plan import Plan
 from export.publish import write_signature
-from export.targets import triton, wsinfer
+from export.targets import triton, web, wsinfer
 from export.verify import GATES
 from export.weigh import Weighed
 from serving.model import onnxfile, signature
@@ -19,7 +19,7 @@ from xtrain.errors import ConfigError
 from xtrain.files import refuse_existing, refuse_existing_folder, replacing_folder
 from xtrain.options import check, flag
 
-FOR_A_FILE = ("sign", "triton", "overwrite")  # options that need no run
+FOR_A_FILE = ("sign", "triton", "web", "onnxruntime_web", "overwrite")  # options that need no run
 
 
 def package_file(model: Path, options: ExportOptions) -> list[Path]:
@@ -38,8 +38,8 @@ def package_file(model: Path, options: ExportOptions) -> list[Path]:
     changed = [item.name for item in fields(options) if getattr(options, item.name) != item.default]
     if unfit := [name for name in changed if name not in FOR_A_FILE]:
         raise ConfigError(f"{flag(ExportOptions, unfit[0])} needs the runs; an exported file is not changed any more")
-    if not {"sign", "triton"} & set(changed):
-        raise ConfigError(f"{model}: is exported already; add --triton FOLDER or --sign KEY")
+    if not {"sign", "triton", "web"} & set(changed):
+        raise ConfigError(f"{model}: is exported already; add --triton FOLDER, --web FOLDER or --sign KEY")
     key = None if options.sign is None else PrivateKey.read(options.sign)
     card, digest = read_card(model), onnxfile.verify(model)
     _check_folders(card.name, options)
@@ -92,12 +92,19 @@ def write_folders(model: Path, card: Card, options: ExportOptions) -> list[Path]
     Raises:
         OutputError: one cannot be written.
     """
-    if options.triton is None:
-        return []
-    return [triton.write(model, card, options.triton, options.overwrite)]
+    written = []
+    if options.triton is not None:
+        written.append(triton.write(model, card, options.triton, options.overwrite))
+    if options.web is not None:
+        written.append(web.write(model, card, options.web, options.onnxruntime_web, options.overwrite))
+    return written
 
 
 def _check_folders(name: str, options: ExportOptions) -> None:
     if options.triton is not None:
         triton.check_name(name)
         refuse_existing_folder(options.triton / name, triton.MARKER, options.overwrite)
+    if options.web is not None:
+        for file in web.FILES:
+            web.read_runtime(file, options.onnxruntime_web)
+        refuse_existing_folder(options.web, web.MARKER, options.overwrite)

@@ -115,7 +115,17 @@ def bento(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_bento_holds_the_service_and_the_containers_own_dockerfile(bento: Path) -> None:
     assert (bento / "env" / "docker" / "Dockerfile").read_text() == DOCKERFILE.rstrip("\n")
     tracked = subprocess.run(
-        ["git", "ls-files", "serving", "xtrain", "LICENSE", "pyproject.toml", "requirements.lock"],
+        [
+            "git",
+            "ls-files",
+            "-co",
+            "--exclude-standard",
+            "serving",
+            "xtrain",
+            "LICENSE",
+            "pyproject.toml",
+            "requirements.lock",
+        ],
         cwd=ROOT,
         check=True,
         capture_output=True,

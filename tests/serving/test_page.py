@@ -5,7 +5,6 @@ import csv
 import io
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,16 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from export.export import export_runs
 from export.options import ExportOptions
 from serving.model.predictor import Predictor
+from tests.browser import browser, needs_browser
 from tests.conftest import DATA
 from tests.serving.server import running
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium; on Debian: apt-get install chromium")
 HOSTILE = '<img src=x onerror="document.title=1">.png'
-
-
-@contextmanager
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +155,7 @@ def test_the_threshold_the_filters_and_the_order(page: Page, model: Path, tiles:
     page.locator("#order").select_option("surest")
     values = [
         float(text.removesuffix(" %"))
-        for text in page.locator(".bars > div:first-child dd:first-of-type").all_inner_texts()
+        for text in page.locator(".bars > div:first-child dd:first-of-type").all_text_contents()
     ]
     assert values == sorted(values, reverse=True) and len(values) == 3
     page.locator("#class").select_option(str(answers[0]["class"]))
