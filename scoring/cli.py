@@ -1,9 +1,10 @@
 """`xeval` and `xscore`: an exported file over a data set, as figures or predictions; `xpredict`: single pictures."""
 
+import csv
 import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -14,6 +15,9 @@ from xtrain.console import FilePath
 from xtrain.files import STANDARD_OUTPUT
 from xtrain.options import click_options
 from xtrain.signals import ending_at_once
+
+if TYPE_CHECKING:
+    from scoring.predict import Prediction
 
 model_argument = click.argument("model", type=FilePath(), metavar="M.onnx")
 
@@ -64,6 +68,7 @@ def score(model: Path, data: str, output: Path, overwrite: bool, **options: Any)
 @click.option("--heatmap", type=FilePath(), metavar="DIR", help="Write each picture under its heatmap into DIR.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV with a line a file, and the probabilities of all classes.")
 @console.overwrite_option
 @console.shared_options
 def predict(model: str, files: tuple[Path, ...], heatmap: Path | None, device: str, **shown: Any) -> None:
@@ -74,19 +79,70 @@ def predict(model: str, files: tuple[Path, ...], heatmap: Path | None, device: s
     with ending_at_once():
         from scoring.predict import predict_files
 
+    if shown["as_json"] and shown["as_csv"]:
+        raise click.UsageError("--json and --csv are two formats; leave one of them out")
+    if shown["as_csv"] and shown["top"]:
+        raise click.UsageError("--csv shows all classes; leave --top out")
     if shown["overwrite"] and heatmap is None:
         raise click.UsageError("--overwrite is for --heatmap; leave it out")
     failed = 0
-    for prediction in predict_files(model, files, device, heatmap, shown["overwrite"]):
-        if prediction.error is not None:
-            failed += 1
-            click.echo(f"error: {prediction.error}", err=True)
-        if shown["as_json"]:
-            click.echo(json.dumps(prediction.as_json(shown["top"]), ensure_ascii=False))
-        elif prediction.error is None:
-            click.echo(prediction.describe(shown["top"] or 1))
+    table = CsvTable() if shown["as_csv"] else None
+    width = max(len(str(path)) for path in files)
+    predictions = predict_files(model, files, device, heatmap, shown["overwrite"])
+    with click.progressbar(predictions, length=len(files), file=sys.stderr, hidden=not _has_bar(files)) as bar:
+        for prediction in bar:
+            if prediction.error is not None:
+                failed += 1
+                click.echo(f"error: {prediction.error}", err=True)
+            if table is not None:
+                table.add(prediction)
+            elif shown["as_json"]:
+                click.echo(json.dumps(prediction.as_json(shown["top"]), ensure_ascii=False))
+            elif prediction.error is None:
+                click.echo(prediction.describe(shown["top"] or 1, width))
+    if table is not None:
+        table.close()
     if failed:
         sys.exit(1)
+
+
+def _has_bar(files: tuple[Path, ...]) -> bool:
+    """Return whether a bar tells more than the lines do: many files, whose lines go elsewhere than to the terminal."""
+    return len(files) > 1 and sys.stderr.isatty() and not sys.stdout.isatty()
+
+
+class CsvTable:
+    """Predictions as CSV on the standard output; files before the first one that was read wait for the classes."""
+
+    def __init__(self) -> None:
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        self._classes: list[str] | None = None
+        self._waiting: list[Prediction] = []
+
+    def add(self, prediction: "Prediction") -> None:
+        """Write a line, and those that waited for it."""
+        self._waiting.append(prediction)
+        if self._classes is None and prediction.probabilities is not None:
+            self._begin(sorted(prediction.probabilities))
+        if self._classes is not None:
+            self._write()
+
+    def close(self) -> None:
+        """Write what still waits: no file could be read, and no class is known."""
+        if self._classes is None:
+            self._begin([])
+        self._write()
+
+    def _begin(self, classes: list[str]) -> None:
+        from scoring.predict import HEAD
+
+        self._classes = classes
+        self._writer.writerow([*HEAD, *(f"P({name})" for name in classes)])
+
+    def _write(self) -> None:
+        for prediction in self._waiting:
+            self._writer.writerow(prediction.as_row(self._classes or []))
+        self._waiting.clear()
 
 
 @click.group(name="scoring", context_settings=console.SETTINGS)

@@ -1,11 +1,7 @@
 """Classes of single pictures, from an exported file or from a server; what `xpredict` calls."""
 
-import base64
 import io
-import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,21 +10,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from serving.client import Client, ServerError
 from serving.images.overlay import overlay
 from serving.model.predictor import Predictor
 from xtrain.errors import ConfigError, OutputError, XtrainError
 from xtrain.files import open_atomic, refuse_existing, refuse_inputs
-from xtrain.images import MEDIA_TYPES, read_image
+from xtrain.images import read_image
 
 PICTURES_OF_A_RUN = 64
 OVERLAY_SIDE = 512  # pixels; what a screen shows
+HEAD = ("FILE", "LABEL", "PROBABILITY", "ERROR")  # of a CSV, before a column for each class
 TOKEN_VARIABLE = "XTRAIN_TOKEN"
-TIMEOUT_SECONDS = 60
-_KINDS = {suffix: kind for kind, name in MEDIA_TYPES.items() for suffix in (kind.partition("/")[2], name.lower())}
-
-
-class ServerError(XtrainError):
-    """A server that cannot be reached, or that answers with an error."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +52,15 @@ class Prediction:
         known = {name: value for name, value in asdict(self).items() if value is not None}
         return {**known, "probabilities": self.best(top)} if self.probabilities else known
 
-    def describe(self, top: int) -> str:
-        """Return one line: the file and its `top` classes."""
+    def as_row(self, classes: Sequence[str]) -> list[Any]:
+        """Return the fields of a line of CSV, under `HEAD` and the classes."""
+        probabilities = [(self.probabilities or {}).get(name, "") for name in classes]
+        return [self.file, self.label or "", "" if self.error else self.probability, self.error or "", *probabilities]
+
+    def describe(self, top: int, width: int = 0) -> str:
+        """Return one line: the file, filled up to a width, and its `top` classes."""
         ranked = self.best(top).items()
-        return f"{self.file}  " + ", ".join(f"{label} {probability:.4f}" for label, probability in ranked)
+        return f"{self.file:{width}}  " + ", ".join(f"{label} {probability:.4f}" for label, probability in ranked)
 
 
 def predict_files(
@@ -160,73 +157,21 @@ def _read(path: Path) -> Image.Image | str:
 
 
 def _ask(address: str, files: Sequence[Path], explain: bool) -> Iterator[tuple[Prediction, Image.Image | None]]:
-    """Yield predictions and overlays of a server, one request a picture."""
+    """Yield predictions and overlays of a server."""
     token = os.environ.get(TOKEN_VARIABLE, "").strip()  # files of tokens end with a line end
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    classes = _answer(f"{address}/v1/model", None, headers)["classes"]
-    for path in files:
-        kind = _KINDS.get(path.suffix.lower().lstrip("."))
+    with Client(address, token=token or None) as client:
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            yield Prediction(str(path), error=f"{path}: {error.strerror}; name an image file"), None
-            continue
-        if kind is None:
-            yield Prediction(str(path), error=f"{path}: not a PNG, JPEG, WebP, BMP or TIFF by its name"), None
-            continue
-        url = f"{address}/v1/predict?explain={'true' if explain else 'false'}"
-        try:
-            answer = _answer(url, content, {**headers, "Content-Type": kind})["predictions"][0]
-        except _RefusedError as error:
-            yield Prediction(str(path), error=f"{path}: {error}"), None
-            continue
-        values = answer["probabilities"]
-        order = sorted(range(len(values)), key=lambda index: -values[index])
-        ranked = {classes[index]: float(values[index]) for index in order}
-        drawn = Image.open(io.BytesIO(base64.b64decode(answer["heatmap"]))) if "heatmap" in answer else None
-        yield Prediction(str(path), answer["label"], answer["probability"], ranked), drawn
-
-
-class _RefusedError(Exception):
-    """The server refuses this picture."""
-
-
-def _answer(url: str, content: bytes | None, headers: dict[str, str]) -> dict[str, Any]:
-    """Return the answer as JSON: the card of the model, or the predictions of a picture.
-
-    Raises:
-        ServerError, _RefusedError: as `_request`; another answer than a server of this project gives.
-    """
-    body = _request(url, content, headers)
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict) or not answer.get("classes" if content is None else "predictions"):
-        raise ServerError(f"{url}: not the answer of xserve; check the address")
-    return answer
-
-
-def _request(url: str, content: bytes | None, headers: dict[str, str]) -> bytes:
-    """Return the body of the answer.
-
-    Raises:
-        ServerError: no answer, or an error that another picture would get as well.
-        _RefusedError: the picture's own fault.
-    """
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, content, headers), timeout=TIMEOUT_SECONDS) as response:
-            body: bytes = response.read()
-            return body
-    except urllib.error.HTTPError as error:
-        try:
-            message = json.loads(error.read())["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            message = error.reason
-        if content is not None and error.code in (400, 413, 415):
-            raise _RefusedError(message) from error
-        hint = f"; put a token into {TOKEN_VARIABLE}" if error.code == 401 else ""
-        raise ServerError(f"{url}: {error.code} {message}{hint}") from error
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise ServerError(f"{url}: no answer ({reason}); start xserve, or name an .onnx") from error
+            classes = client.card().get("classes")
+            if not classes:
+                raise ServerError(f"{address}: not the answer of xserve; check the address")
+            for path, answer in zip(files, client.stream(files, explain=explain), strict=True):
+                if answer.error is not None:
+                    yield Prediction(str(path), error=f"{path}: {answer.error}"), None
+                    continue
+                order = sorted(range(len(classes)), key=lambda index: -answer.probabilities[index])  # noqa: B023
+                ranked = {classes[index]: answer.probabilities[index] for index in order}
+                drawn = None if answer.heatmap is None else Image.open(io.BytesIO(answer.heatmap))
+                yield Prediction(str(path), answer.label, answer.probability, ranked), drawn
+        except ServerError as error:
+            hint = f"; put a token into {TOKEN_VARIABLE}" if error.status == 401 else ""
+            raise ServerError(f"{error}{hint}", error.status) from error

@@ -17,13 +17,16 @@ from xtrain.api import evaluate, export, load, open_run, score, train
 from xtrain.errors import XtrainError
 
 if TYPE_CHECKING:
+    from serving.client import AsyncClient, Client
     from serving.model.card import Card
     from serving.model.predictor import Predictor
     from training.runs.folder import Run
 
 __version__ = "0.1.0"
 __all__ = [
+    "AsyncClient",
     "Card",
+    "Client",
     "Predictor",
     "Run",
     "XtrainError",
@@ -35,7 +38,13 @@ __all__ = [
     "score",
     "train",
 ]
-_CLASSES = {"Card": "serving.model.card", "Predictor": "serving.model.predictor", "Run": "training.runs.folder"}
+_CLASSES = {
+    "AsyncClient": "serving.client",
+    "Client": "serving.client",
+    "Card": "serving.model.card",
+    "Predictor": "serving.model.predictor",
+    "Run": "training.runs.folder",
+}
 
 
 def __getattr__(name: str) -> Any:

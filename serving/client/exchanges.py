@@ -1,0 +1,172 @@
+"""What a client sends and how it takes the responses, whether it waits or is asynchronous.
+
+Each exchange is a generator: it yields a request to send, or seconds to wait, and is sent the response.
+"""
+
+import base64
+import random
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx
+
+from serving.client.groups import Group, Unreadable
+from xtrain.errors import XtrainError
+
+T = TypeVar("T")
+Query = dict[str, str | None]
+Steps = Generator[httpx.Request | float, httpx.Response | httpx.TransportError | None, T]
+
+BUSY = (429, 502, 503)  # answered otherwise a moment later
+REFUSED = (400, 413, 415)  # an image's own fault
+TOO_MUCH = 504  # with fewer images there may be time
+MAX_WAIT = 60.0  # seconds between two tries, whatever Retry-After says
+
+
+class ServerError(XtrainError):
+    """A server that cannot be reached, or that answers with an error.
+
+    Attributes:
+        status: of its response; 0 without one.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server says of one image.
+
+    Attributes:
+        name: the file's path, or its number.
+        label: name of the most probable class; None where the image was refused, and `error` says why.
+        index: of that class.
+        probability: of that class.
+        probabilities: (classes,) in the order of the card's classes.
+        heatmap: PNG of the image under its heatmap, where it was asked for.
+        error: what is wrong with the image.
+    """
+
+    name: str
+    label: str | None = None
+    index: int | None = None
+    probability: float | None = None
+    probabilities: tuple[float, ...] = ()
+    heatmap: bytes | None = None
+    error: str | None = None
+
+
+class Exchanges:
+    """What both clients send, and how they take the responses."""
+
+    def __init__(self, url: str, token: str | None, retries: int) -> None:
+        self.url, self.retries = url.rstrip("/"), retries
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._reached = False  # who has never answered is not waited for
+
+    def get_steps(self, path: str, query: Query) -> Steps[dict[str, Any]]:
+        """Return the JSON object at a path.
+
+        Raises:
+            ServerError: another answer.
+        """
+        response = yield from self._send(lambda: self._request("GET", path, query))
+        return self._object(response)
+
+    def predict_steps(self, group: Group | Unreadable, query: Query) -> Steps[list[Answer]]:
+        """Return what is said of each image; where a group is refused, each of its images is sent by itself.
+
+        Raises:
+            ServerError: no answer, or an error that another image would get as well.
+        """
+        if isinstance(group, Unreadable):
+            return [Answer(group.name, error=group.error)]
+        try:
+            response = yield from self._send(lambda: self._request("POST", "/v1/predict", query, **group.body()))
+            found = self._object(response).get("predictions")
+            if not isinstance(found, list) or len(found) != len(group.names):
+                raise ServerError(f"{self.url}: not the answer of xserve; check the address")
+            return [_answer(name, values) for name, values in zip(group.names, found, strict=True)]
+        except ServerError as error:
+            if len(group.names) == 1 and error.status in REFUSED:
+                return [Answer(group.names[0], error=error.args[0].partition(f" {error.status} ")[2])]
+            if len(group.names) == 1 or error.status not in (*REFUSED, TOO_MUCH):
+                raise
+        answers = []
+        for part in group.parts():
+            answers += yield from self.predict_steps(part, query)
+        return answers
+
+    def score_steps(self, content: bytes, query: Query) -> Steps[str]:
+        """Return the CSV of an `.npz` or `.npy`."""
+        body = {"content": content, "headers": {"Content-Type": "application/octet-stream"}}
+        response = yield from self._send(lambda: self._request("POST", "/v1/score", query, **body))
+        return response.text
+
+    def _request(self, method: str, path: str, query: Query, **body: Any) -> httpx.Request:
+        given = {name: value for name, value in query.items() if value is not None}
+        headers = {**self.headers, **body.pop("headers", {})}
+        try:
+            return httpx.Request(method, self.url + path, params=given, headers=headers, **body)
+        except (httpx.InvalidURL, ValueError) as error:  # as a token that is no header
+            raise ServerError(f"{self.url}: cannot be asked ({error}); check the address and the token") from error
+
+    def _send(self, make: Callable[[], httpx.Request]) -> Steps[httpx.Response]:
+        """Send a request, again while the server is busy; return its response."""
+        for attempt in range(self.retries + 1):
+            answer = yield make()
+            pause = min(MAX_WAIT, 0.5 * 2**attempt) * random.uniform(0.5, 1)
+            if isinstance(answer, httpx.TransportError):
+                if attempt == self.retries or not self._reached:
+                    reason = str(answer) or type(answer).__name__
+                    raise ServerError(f"{self.url}: no answer ({reason}); start xserve, or name an .onnx") from answer
+            else:
+                assert answer is not None
+                self._reached = True
+                if answer.status_code not in BUSY or attempt == self.retries:
+                    return self._checked(answer)
+                asked = answer.headers.get("Retry-After", "")
+                pause = min(MAX_WAIT, float(asked)) if asked.isdecimal() else pause
+            yield pause
+        raise AssertionError("unreachable")
+
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        if response.is_success:
+            return response
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = response.reason_phrase
+        where, status = response.url.copy_with(query=None), response.status_code
+        raise ServerError(f"{where}: {status} {message}", status)
+
+    def _object(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            found = response.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ServerError(f"{self.url}: not the answer of xserve; check the address")
+        return found
+
+
+def query_of(model: str | None, version: str | None, explain: bool = False) -> Query:
+    """Return the query of a request; None stands for what is left out."""
+    return {"model": model, "version": version, "explain": "true" if explain else None}
+
+
+def _answer(name: str, values: dict[str, Any]) -> Answer:
+    if "error" in values:
+        return Answer(name, error=str(values["error"]["message"]))
+    drawn = values.get("heatmap")
+    return Answer(
+        name,
+        values["label"],
+        values["class"],
+        values["probability"],
+        tuple(values["probabilities"]),
+        None if drawn is None else base64.b64decode(drawn),
+    )

@@ -1,0 +1,191 @@
+"""Both clients against a real server, and against one that is busy, breaks off, or is another kind of server."""
+
+import asyncio
+import http.server
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+import xtrain
+from serving.client import Answer, AsyncClient, Client, ServerError
+from serving.client.groups import GROUP_IMAGES
+from serving.model.predictor import Predictor
+from tests.serving.server import running
+from xtrain.data.datasets import read_npz
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def server(sample_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(sample_model, tmp_path_factory.mktemp("server")) as client:
+        yield str(client.base_url)
+
+
+def waiting(url: str, call: str, *arguments: Any, **options: Any) -> Any:
+    with Client(url) as client:
+        return getattr(client, call)(*arguments, **options)
+
+
+def asynchronous(url: str, call: str, *arguments: Any, **options: Any) -> Any:
+    async def ask() -> Any:
+        async with AsyncClient(url) as client:
+            return await getattr(client, call)(*arguments, **options)
+
+    return asyncio.run(ask())
+
+
+both = pytest.mark.parametrize("ask", [waiting, asynchronous])
+
+
+@both
+def test_many_files_in_few_requests_and_their_own_order(
+    ask: Ask, server: str, sample_model: Path, sample: Path, tmp_path: Path
+) -> None:
+    """Broken and absent ones among them; the server sees a request for each group, not for each file."""
+    images = read_npz(sample).splits["test"].images[: 3 * GROUP_IMAGES]
+    files = [tmp_path / f"{index}.png" for index in range(len(images))]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image).save(file)
+    files[5].write_bytes(b"no image")
+    files[20].unlink()
+
+    def requests() -> float:
+        text = httpx.get(f"{server}/metrics").text
+        counts = [line for line in text.splitlines() if line.startswith("xtrain_requests_total") and "predict" in line]
+        return sum(float(line.split()[-1]) for line in counts)
+
+    before, told = requests(), list[int]()
+    answers: list[Answer] = ask(server, "predict", files, progress=told.append)
+    assert requests() - before <= 5 and sum(told) == len(files)
+    assert [answer.name for answer in answers] == [str(file) for file in files]
+    assert "no image" in str(answers[5].error) and "No such file" in str(answers[20].error)
+    predictor = Predictor(sample_model, "cpu")
+    expected = predictor.predict(images)
+    for index, answer in enumerate(answers):
+        if index not in (5, 20):
+            np.testing.assert_allclose(answer.probabilities, expected[index], atol=1e-6)
+            assert answer.index == expected[index].argmax() and answer.probability == max(answer.probabilities)
+            assert answer.label == predictor.card.classes[answer.index]
+
+
+@both
+def test_arrays_pictures_bytes_and_one_alone(ask: Ask, server: str, sample_model: Path, sample: Path) -> None:
+    images = read_npz(sample).splits["test"].images[:300]
+    expected = Predictor(sample_model, "cpu").predict(images)
+    answers = ask(server, "predict", images)
+    np.testing.assert_allclose([answer.probabilities for answer in answers], expected, atol=1e-6)
+    content = io.BytesIO()
+    Image.fromarray(images[0]).save(content, "PNG")
+    for alone in (Image.fromarray(images[0]), content.getvalue()):
+        (answer,) = ask(server, "predict", alone)
+        np.testing.assert_allclose(answer.probabilities, expected[0], atol=1e-6)
+    assert ask(server, "predict", []) == []
+
+
+@both
+def test_cards_models_and_scores(ask: Ask, server: str, sample: Path, tmp_path: Path) -> None:
+    assert ask(server, "card")["name"] == "sample" and ask(server, "models")["default"] == "sample"
+    np.save(tmp_path / "images.npy", read_npz(sample).splits["test"].images[:3])
+    assert ask(server, "score", tmp_path / "images.npy").splitlines()[0] == "ID,CLASS"
+    with pytest.raises(ServerError, match="404") as refused:
+        ask(server, "card", "absent")
+    assert refused.value.status == 404
+    with pytest.raises(ServerError, match="no heatmap"):
+        ask(server, "predict", [b"x"], explain=True)
+    with pytest.raises(ServerError, match="422"):
+        ask(server, "predict", np.zeros((2, 5, 5, 3), np.uint8))
+
+
+@contextmanager
+def scripted(*responses: tuple[int, dict[str, str], Any]) -> Iterator[tuple[str, list[float]]]:
+    """Serve responses in turn, the last one for ever; yields the address and the moments of the requests."""
+    left, moments = list(responses), list[float]()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            moments.append(time.monotonic())
+            status, headers, body = left.pop(0) if len(left) > 1 else left[0]
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+            self.close_connection = "Content-Length" in headers
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", moments
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+BUSY = {"error": {"message": "the queue is full"}}
+
+
+@both
+def test_a_busy_server_is_asked_when_it_said(ask: Ask) -> None:
+    with scripted((429, {"Retry-After": "1"}, BUSY), (503, {}, BUSY), (200, {}, {"default": "m"})) as (url, moments):
+        assert ask(url, "models") == {"default": "m"}
+    first, second = np.diff(moments)
+    assert 0.95 <= first < 2 and 0.4 <= second < 2
+
+
+@both
+def test_it_gives_up_in_the_end(ask: Ask) -> None:
+    with scripted((429, {"Retry-After": "0"}, BUSY)) as (url, moments):
+        with pytest.raises(ServerError, match="429 the queue is full") as refused:
+            ask(url, "models")
+    assert len(moments) == 5 and refused.value.status == 429
+
+
+@both
+def test_a_connection_that_breaks_is_tried_again(ask: Ask) -> None:
+    """Once the server has answered; who never did is not waited for."""
+    short = (200, {"Content-Length": "100"}, {"default": "m"})
+    with scripted((429, {"Retry-After": "0"}, BUSY), short, (200, {}, {"default": "m"})) as (url, moments):
+        assert ask(url, "models") == {"default": "m"}
+    assert len(moments) == 3
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="no answer"):
+        ask(url, "models")
+    assert time.monotonic() - began < 2
+
+
+@both
+@pytest.mark.parametrize("body", [b"<html>", [1], {"predictions": []}, {}])
+def test_another_kind_of_server(ask: Ask, body: Any) -> None:
+    with scripted((200, {}, body)) as (url, _), pytest.raises(ServerError, match="not the answer of xserve"):
+        ask(url, "predict", [b"x"])
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:3000", "ftp://127.0.0.1", "http://", "http://a b", "http://[::1"])
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(ServerError):
+        waiting(url, "models")
+
+
+def test_they_are_part_of_the_api() -> None:
+    assert xtrain.Client is Client and xtrain.AsyncClient is AsyncClient
