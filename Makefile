@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 
 ORT_WEB := build/node_modules/onnxruntime-web
 
-.PHONY: demo test lint docs lock image clean
+.PHONY: demo test lint docs lock image sbom audit clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -67,6 +67,18 @@ image:
 		--build-arg REVISION=$$(git rev-parse HEAD) \
 		--build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(if $(MODEL),--build-arg MODEL=$(MODEL)) \
 		-t xtrain:$(VARIANT) .
+
+# The packages of the container, from its pins, in CycloneDX's format.
+sbom: $(STAMP)
+	@mkdir -p build
+	PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		-o build/sbom-$(VARIANT).cdx.json serving/requirements-$(VARIANT).txt
+
+# What PyPI knows against them; needs the network.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	build/audit/bin/pip-audit --strict --disable-pip --require-hashes -r serving/requirements-$(VARIANT).txt
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

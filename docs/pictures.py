@@ -1,6 +1,6 @@
-"""Takes the pictures of the pages: curves, TensorBoard, the Swagger page, a terminal.
+"""Takes the pictures of the pages: curves, TensorBoard, the Swagger page, the page at /ui, a terminal.
 
-    python docs/pictures.py --data data/pathmnist-sample.npz
+    python docs/pictures.py --data data/pathmnist-sample.npz --tiles data/tiles
 
 Needs Chromium; every picture is of a real run, a real server and real output.
 """
@@ -95,9 +95,29 @@ def terminal(commands: list[str], folder: Path) -> str:
     return f"<body style='{style}'>{''.join(lines)}</body>"
 
 
+def page_with_tiles(url: str, tiles: Path, target: Path) -> None:
+    """Save the page of a server with its answers to the images of a folder."""
+    from playwright.sync_api import expect, sync_playwright
+
+    files = sorted(tiles.glob("*.png"))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 980})
+        page.goto(url)
+        page.locator("#files").set_input_files(files)
+        expect(page.locator("#status")).to_contain_text(f"{len(files)} of {len(files)} classified")
+        page.locator(".result").nth(1).hover()
+        expect(page.locator(".heatmap")).to_be_visible()
+        page.screenshot(path=target)
+        browser.close()
+    with Image.open(target) as picture:
+        picture.convert("RGB").quantize(128).save(target, optimize=True)
+
+
 @click.command()
 @click.option("--data", required=True, type=click.Path(exists=True, path_type=Path), help="A PathMNIST .npz.")
-def main(data: Path) -> None:
+@click.option("--tiles", required=True, type=click.Path(exists=True, path_type=Path), help="A folder of tiles.")
+def main(data: Path, tiles: Path) -> None:
     """Take all pictures."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
@@ -118,6 +138,7 @@ def main(data: Path) -> None:
             [str(BIN / "xserve"), "tissue.onnx", "--port", str(port)], f"http://127.0.0.1:{port}/readyz", folder
         ):
             screenshot(f"http://127.0.0.1:{port}/docs", PICTURES / "swagger.png", (1100, 900))
+            page_with_tiles(f"http://127.0.0.1:{port}/ui/", tiles, PICTURES / "page.png")
         port = free_port()
         board = [str(BIN / "tensorboard"), "--logdir", "runs", "--port", str(port), "--load_fast=false"]
         with serving(board, f"http://127.0.0.1:{port}/", folder):
