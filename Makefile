@@ -44,7 +44,7 @@ $(STAMP): requirements.lock pyproject.toml
 UV_COMPILE := uv pip compile pyproject.toml --no-header --no-emit-index-url --no-annotate --python-version 3.11
 lock:
 	$(UV_COMPILE) --all-extras --universal --upgrade -o requirements.lock
-	$(MAKE) serving/requirements-cpu.txt serving/requirements-gpu.txt
+	$(MAKE) serving/requirements-cpu.txt serving/requirements-gpu.txt serving/requirements-sbom.txt
 
 # What a container installs: serving's packages at the lock's pins, with their digests. uv only builds bentos.
 CONTAINER := $(UV_COMPILE) --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-package uv \
@@ -57,6 +57,10 @@ serving/requirements-cpu.txt: requirements.lock pyproject.toml
 	echo "onnxruntime-gpu ; sys_platform == 'never'" > build/overrides.txt
 	sed -n 's/^\(onnxruntime==[^ ]*\).*/\1/p' requirements.lock >> build/overrides.txt
 	$(CONTAINER) --overrides build/overrides.txt -o $@
+
+serving/requirements-sbom.txt: requirements.lock
+	echo cyclonedx-bom | uv pip compile - --no-header --no-emit-index-url --no-annotate --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --generate-hashes --constraints requirements.lock -o $@
 
 # The container, where a container engine is installed.
 ENGINE ?= docker

@@ -43,6 +43,9 @@ def package_file(model: Path, options: ExportOptions) -> list[Path]:
     key = None if options.sign is None else PrivateKey.read(options.sign)
     card, digest = read_card(model), onnxfile.verify(model)
     _check_folders(card.name, options)
+    for folder in (options.triton, options.web):
+        if folder is not None and model.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{folder}: holds {model}, and would be replaced; name another folder")
     written = []
     if key is not None:
         refuse_existing(signature.sidecar(model), options.overwrite)
@@ -61,7 +64,7 @@ def check_targets(plan: Plan) -> None:
     _check_folders(plan.name, plan.options)
     if plan.options.wsinfer is not None:
         wsinfer.check(plan.shape, plan.checkpoints[0].spec.classes, plan.options.spacing_um)
-        refuse_existing_folder(plan.options.wsinfer, wsinfer.MODEL, plan.options.overwrite)
+        refuse_existing_folder(plan.options.wsinfer, plan.options.overwrite)
 
 
 @contextmanager
@@ -78,7 +81,7 @@ def slide_model(plan: Plan, weighed: Weighed) -> Iterator[None]:
         return
     members = [item.spec.architecture for item in weighed.checkpoints]
     classes = weighed.checkpoints[0].spec.classes
-    with replacing_folder(folder, wsinfer.MODEL, plan.options.overwrite) as staged:
+    with replacing_folder(folder, plan.options.overwrite) as staged:
         described = wsinfer.configuration(plan.name, classes, members, plan.shape[0], spacing)
         wsinfer.write(weighed.ensemble, plan.shape, described, staged)
         wsinfer.verify(staged, plan.images, weighed.expected, GATES["fp32"])
@@ -103,8 +106,8 @@ def write_folders(model: Path, card: Card, options: ExportOptions) -> list[Path]
 def _check_folders(name: str, options: ExportOptions) -> None:
     if options.triton is not None:
         triton.check_name(name)
-        refuse_existing_folder(options.triton / name, triton.MARKER, options.overwrite)
+        refuse_existing_folder(options.triton / name, options.overwrite)
     if options.web is not None:
         for file in web.FILES:
             web.read_runtime(file, options.onnxruntime_web)
-        refuse_existing_folder(options.web, web.MARKER, options.overwrite)
+        refuse_existing_folder(options.web, options.overwrite)

@@ -1,5 +1,6 @@
 """`xserve M.onnx`: the HTTP service over one exported file."""
 
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -8,8 +9,8 @@ import click
 from serving.settings import Settings
 from xtrain import console
 from xtrain.console import FilePath
-from xtrain.errors import XtrainError
-from xtrain.options import check, click_options
+from xtrain.errors import ConfigError, XtrainError
+from xtrain.options import check, click_options, environment_variable
 from xtrain.signals import ending_at_once
 
 # Options whose files are resolved before the server changes its folder.
@@ -38,7 +39,7 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
     MODEL is an .onnx that xexport wrote. In a folder, models lie at NAME/VERSION/model.onnx or beside each other.
 
     MODEL and each option are also environment variables, such as XTRAIN_MODEL, and XTRAIN_MAX_BATCH for --max-batch;
-    the port also PORT.
+    that of the port is PORT.
     """
     with ending_at_once():
         from serving.http.access import Authorization
@@ -46,6 +47,9 @@ def serve(model: Path, host: str, port: int, only_check: bool, **options: Any) -
         from serving.model.devices import choose, has_driver
         from serving.scheduling.models import Models
 
+    for name in PATHS:  # a secret that is empty must not open what it was to protect
+        if os.environ.get(variable := environment_variable(name)) == "":
+            raise ConfigError(f"{variable} is set and empty; name a file, or unset it")
     paths = {name: options[name].resolve() for name in PATHS if options[name]}
     settings = Settings(**{**options, **paths, "model": model.absolute()})
     check(settings)

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from serving.healthcheck import ADDRESS
 from serving.model.devices import usable_cores
 from serving.settings import Settings
 from serving.workers.peers import FOLDER
 from xtrain.errors import ConfigError, OutputError
 from xtrain.options import to_environment
-
-ADDRESS = "XTRAIN_ADDRESS"  # environment variable; the worker tells it once it listens
 
 
 def check_address(host: str, port: int, option: str = "") -> None:

@@ -19,12 +19,13 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import process, signals
+from serving.healthcheck import ADDRESS
 from serving.http import bodies, connection
 from serving.http.access import Authorization
 from serving.http.app import create_app
 from serving.http.openapi import PAGE
 from serving.http.predict import classify_array
-from serving.launch import ADDRESS, check_certificate, check_workers, grpc_address
+from serving.launch import check_certificate, check_workers, grpc_address
 from serving.scheduling.models import Models
 from serving.settings import Settings
 from serving.tracing import TRACING
@@ -128,6 +129,7 @@ def create_service(settings: Settings) -> Any:
                 names = ", ".join(dict.fromkeys(engine.name for engine in models))
                 device = next(iter(models)).predictor.label
                 workers = f"{count} workers; " if count > 1 else ""
+                workers += "signed models only; " if settings.verify_key else ""
                 process.say(f"{names} on {os.environ[ADDRESS]} ({device}; {workers}Ctrl-C stops it)")
 
         async def tell_peers(self) -> None:

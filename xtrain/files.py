@@ -93,24 +93,28 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path}: exists already; choose another -o or add --overwrite")
 
 
+WRITTEN = ".xtrain"  # names what a command wrote into a folder, so that it may replace that and nothing else
+
+
 @contextmanager
-def replacing_folder(path: Path, marker: str, overwrite: bool) -> Iterator[Path]:
+def replacing_folder(path: Path, overwrite: bool) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; rename it into place when the block ends without an error.
 
     Args:
         path: the folder to write.
-        marker: name of a file by which a folder that an earlier command wrote is known.
-        overwrite: whether such a folder may be replaced.
+        overwrite: whether a folder that an earlier command wrote may be replaced.
 
     Raises:
-        OutputError: `path` holds something and may not be replaced, or could not be written; it is untouched.
+        OutputError: `path` holds anything else, or could not be written; it is untouched.
     """
-    refuse_existing_folder(path, marker, overwrite)
-    path = path.absolute()
+    refuse_existing_folder(path, overwrite)
+    path = path.resolve()
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        names = sorted(str(file.relative_to(temporary)) for file in temporary.rglob("*") if file.is_file())
+        (temporary / WRITTEN).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
@@ -125,14 +129,20 @@ def replacing_folder(path: Path, marker: str, overwrite: bool) -> Iterator[Path]
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def refuse_existing_folder(path: Path, marker: str, overwrite: bool) -> None:
+def refuse_existing_folder(path: Path, overwrite: bool) -> None:
     """Raise OutputError if `path` holds something that may not be replaced, or can never become a folder."""
     if path.is_file():
         raise OutputError(f"{path}: is a file; name a folder")
-    refuse_existing(path / marker, True)
+    path = path.resolve()
+    if os.path.ismount(path) or Path.cwd().is_relative_to(path):
+        raise OutputError(f"{path}: is the present folder, or one that cannot be renamed; name a folder below it")
+    refuse_existing(path, overwrite=True) if not path.exists() else refuse_existing(path.parent / WRITTEN, True)
     if not path.is_dir() or not any(path.iterdir()):
         return
-    if not (path / marker).is_file():
-        raise OutputError(f"{path}: holds files that no export wrote; name a new folder")
+    written = path / WRITTEN
+    names = {WRITTEN, *written.read_text(encoding="utf-8").splitlines()} if written.is_file() else set()
+    strange = [file for file in path.rglob("*") if not file.is_dir() and str(file.relative_to(path)) not in names]
+    if strange:
+        raise OutputError(f"{path}: holds {strange[0].name}, which no export wrote; name a new folder")
     if not overwrite:
         raise OutputError(f"{path}: exists already; name another folder or add --overwrite")

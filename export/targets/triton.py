@@ -2,7 +2,7 @@
 
 REPOSITORY/NAME/config.pbtxt      tensors, batching and warm-up, as Triton's model_config.proto names them
 REPOSITORY/NAME/labels.txt        the classes, for Triton's classification extension
-REPOSITORY/NAME/1/model.onnx      the file, unchanged
+REPOSITORY/NAME/1/model.onnx      the file, unchanged; its .sha256 and .sig beside it
 REPOSITORY/NAME/warmup/images     the first reference image of the card, raw bytes
 """
 
@@ -10,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from serving.model import onnxfile
+from serving.model import onnxfile, signature
 from serving.model.card import HEATMAP, INPUT, OUTPUT, Card
 from xtrain.errors import ConfigError
 from xtrain.files import replacing_folder
@@ -18,7 +18,6 @@ from xtrain.files import replacing_folder
 MAX_BATCH = 64
 DELAY = 2000  # microseconds that an idle server waits for more images
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-MARKER = "config.pbtxt"  # a folder with it may be replaced
 
 
 def write(model: Path, card: Card, repository: Path, overwrite: bool = False) -> Path:
@@ -36,14 +35,20 @@ def write(model: Path, card: Card, repository: Path, overwrite: bool = False) ->
     """
     check_name(card.name)
     folder = repository / card.name
-    with replacing_folder(folder, MARKER, overwrite) as staged:
+    with replacing_folder(folder, overwrite) as staged:
         (staged / "1").mkdir()
-        shutil.copyfile(model, staged / "1" / "model.onnx")
+        target = staged / "1" / "model.onnx"
+        shutil.copyfile(model, target)
+        digest = onnxfile.sha256(target)
+        # The layout is also xserve's, which looks for both beside the file.
+        onnxfile.sidecar(target).write_text(f"{digest}  {target.name}\n", encoding="utf-8")
+        if signature.sidecar(model).is_file():
+            shutil.copyfile(signature.sidecar(model), signature.sidecar(target))
         (staged / "labels.txt").write_text("".join(f"{name}\n" for name in card.classes), encoding="utf-8")
         if card.references is not None:
             (staged / "warmup").mkdir()
             (staged / "warmup" / INPUT).write_bytes(card.references.pixels(card.shape)[0].tobytes())
-        (staged / MARKER).write_text(config(card, onnxfile.sha256(model)), encoding="utf-8")
+        (staged / "config.pbtxt").write_text(config(card, digest), encoding="utf-8")
     return folder
 
 

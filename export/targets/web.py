@@ -20,7 +20,6 @@ from serving.model.card import Card
 from xtrain.errors import ConfigError
 from xtrain.files import replacing_folder
 
-MARKER = "card.js"  # a folder with it may be replaced
 VERSION = "1.30.0"  # of onnxruntime-web
 FILES = {  # of its package, with their SHA-256
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
@@ -53,7 +52,7 @@ def write(model: Path, card: Card, folder: Path, runtime: Path | None = None, ov
         OutputError: the folder cannot be written, or holds something else.
     """
     module, wasm = (read_runtime(name, runtime) for name in FILES)
-    with replacing_folder(folder, MARKER, overwrite) as staged:
+    with replacing_folder(folder, overwrite) as staged:
         for source in (*PAGE.iterdir(), *SCRIPTS.iterdir()):
             if source.suffix in (".css", ".js", ".txt") and source.name != "server.js":
                 shutil.copyfile(source, staged / source.name)
@@ -118,4 +117,4 @@ def _write_model(model: Path, card: Card, folder: Path) -> None:
     facts = {"card": values, "sha256": onnxfile.sha256(model), "bytes": size, "pieces": len(starts)}
     # JSON is JavaScript, and without its `<` no text in it can end the script.
     text = json.dumps(facts, ensure_ascii=True).replace("<", "\\u003c")
-    (folder / MARKER).write_text(f"const MODEL = {text};\n", encoding="utf-8")
+    (folder / "card.js").write_text(f"const MODEL = {text};\n", encoding="utf-8")

@@ -64,7 +64,9 @@ class Predictor:
         if key is not None:
             key.verify(self.path, self.digest)
         self.card, self.size = card_of(contents, self.path), len(content)
-        choice = choose(placement, self.card.precision, self.path.resolve().parent)
+        # TensorRT would load engines that lie there, which nobody has signed.
+        engines = None if key is not None else self.path.resolve().parent
+        choice = choose(placement, self.card.precision, engines)
         self.session, self.reason = _session(self.path, content, placement, choice), choice.reason
         check_provider(placement.device, self.provider)
         largest = max(1, min(max_batch, MAX_RUN // self.card.views))

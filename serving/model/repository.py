@@ -94,7 +94,14 @@ class ModelRepository:
         """
         if not entry.path.resolve().is_relative_to(self.folder):
             raise ModelFileError(f"{entry.path.name}: leads out of the folder of models; copy the file there")
-        return Predictor(entry.path, self.placement, self.max_batch, key=self.key)
+        predictor = Predictor(entry.path, self.placement, self.max_batch, key=self.key)
+        if self.key is not None and predictor.card.name != entry.name:
+            # A signature is of the file and what is in it, not of a folder that somebody has put it into.
+            raise ModelFileError(
+                f"{entry.place}: the signed card names the model {predictor.card.name!r}; --verify-key takes it under "
+                "no other name"
+            )
+        return predictor
 
     def _file_entry(self, path: Path) -> Entry:
         """Return the entry of a file that is named by its card, or by itself where that cannot be read."""

@@ -28,18 +28,17 @@
     return list;
   }
 
+  /** The image of a result. */
+  function picture(result) {
+    const image = element("img", { src: result.url, alt: "", loading: "lazy", decoding: "async", draggable: false });
+    image.addEventListener("error", () => image.replaceWith("no preview"), { once: true }); // TIFF, or broken
+    return element("div", { className: "picture" }, image);
+  }
+
   /** A result as one item of the list. */
   function resultItem(result, classes, threshold) {
     const is = state(result, threshold);
-    const picture = element("div", { className: "picture" });
-    if (result.url) {
-      const image = element("img", { src: result.url, alt: "", loading: "lazy", decoding: "async", draggable: false });
-      image.addEventListener("error", () => image.replaceWith("no preview"), { once: true }); // TIFF, or broken
-      picture.append(image);
-    } else {
-      picture.textContent = "no preview";
-    }
-    const item = element("li", { className: `result ${is}`, tabIndex: -1 }, picture);
+    const item = element("li", { className: `result ${is}`, tabIndex: -1 }, picture(result));
     item.append(element("p", { className: "name", textContent: result.path, title: result.path }));
     item.append(element("p", { className: "label", textContent: text(result, is, classes) }));
     if (result.probabilities) item.append(bars(result.probabilities, classes, SHOWN));
@@ -79,5 +78,5 @@
     return list;
   }
 
-  globalThis.xtrain = { ...globalThis.xtrain, cards: { bars, element, modelCard, percent, resultItem } };
+  globalThis.xtrain = { ...globalThis.xtrain, cards: { bars, element, modelCard, picture, resultItem } };
 })();

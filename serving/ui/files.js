@@ -9,9 +9,13 @@
   }
 
   async function* below(entry) {
+    const path = entry.fullPath.replace(/^\//, "");
     if (entry.isFile) {
-      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-      yield { file, path: entry.fullPath.replace(/^\//, "") };
+      try {
+        yield { file: await new Promise((resolve, reject) => entry.file(resolve, reject)), path };
+      } catch { // it is gone, or nobody may read it: it will be one result with an error
+        yield { file: new File([], entry.name), path };
+      }
       return;
     }
     const reader = entry.createReader();

@@ -51,38 +51,44 @@
     return order ? shown.sort(order) : shown; // sort is stable, and filter made a new array
   }
 
-  /** How many answered results each class has, and how many are in each of the other states. */
+  /** How many results have each class as their best one, and how many are in each state. */
   function counts(results, classes, threshold) {
     const found = { classes: classes.map(() => 0), waiting: 0, error: 0, unsure: 0, answered: 0 };
     for (const result of results) {
       const is = state(result, threshold);
       found[is] += 1;
-      if (is === "answered") found.classes[best(result)] += 1;
+      if (result.probabilities) found.classes[best(result)] += 1; // sure or not: what the filter shows
     }
     return found;
   }
 
+  /** A field of CSV. What a spreadsheet would take for a formula gets an apostrophe, so that it is text. */
   function quoted(value) {
-    const text = String(value);
+    const text = typeof value === "string" ? value.replace(/^[=+\-@\t\r]/, "'$&") : String(value);
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   }
 
-  /** The results as CSV (RFC 4180), a line each, with all probabilities; whole numbers of the class as in xscore. */
-  function csv(results, classes, threshold) {
-    const head = ["FILE", "CLASS", "LABEL", "PROBABILITY", "UNSURE", "ERROR", ...classes.map((name) => `P(${name})`)];
-    const lines = [head.map(quoted).join(",")];
+  /**
+   * The results as CSV (RFC 4180), a line each, with all probabilities and the model that gave them.
+   *
+   * @param card of the model; classes are counted as in xscore.
+   * @param threshold below which a result is unsure
+   */
+  function csv(results, card, threshold) {
+    const { classes } = card, model = [card.name, card.version, card.sha256];
+    const head = ["FILE", "CLASS", "LABEL", "PROBABILITY", "UNSURE", "ERROR", "MODEL", "VERSION", "SHA256"];
+    const lines = [[...head, ...classes.map((name) => `P(${name})`)]];
     for (const result of results) {
-      const empty = classes.map(() => "");
-      if (result.error) {
-        lines.push([result.path, "", "", "", "", result.error.message, ...empty].map(quoted).join(","));
-      } else if (result.probabilities) {
-        const top = best(result);
-        const unsure = state(result, threshold) === "unsure";
-        const values = [result.path, top, classes[top], result.probabilities[top], unsure, "", ...result.probabilities];
-        lines.push(values.map(quoted).join(","));
+      const is = state(result, threshold);
+      if (is === "error" || is === "waiting") {
+        const reason = is === "error" ? result.error.message : "not classified";
+        lines.push([result.path, "", "", "", "", reason, ...model, ...classes.map(() => "")]);
+      } else {
+        const top = best(result), { probabilities } = result;
+        lines.push([result.path, top, classes[top], probabilities[top], is === "unsure", "", ...model, ...probabilities]);
       }
     }
-    return lines.join("\r\n") + "\r\n";
+    return lines.map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
   }
 
   globalThis.xtrain = { ...globalThis.xtrain, results: { best, confidence, counts, csv, orders: Object.keys(ORDERS), ranked, select, state } };

@@ -5,7 +5,8 @@
   const IMAGES = 16; // of one request
   const BYTES = 4 * 1024 * 1024; // of one request; a larger image goes alone
   const TRIES = 6; // of a request that the server was too busy for
-  const BUSY = [429, 503];
+  const BUSY = [429, 502, 503, 504];
+  const IMAGES_FAULT = [400, 413, 415, 422];
   const SECONDS = 60; // at most between two tries, whatever Retry-After says
 
   class Refused extends Error {
@@ -58,30 +59,49 @@
       if (group.length) yield group;
     }
 
-    /** What the model says of each file, in order: {probabilities} or {error: {message}}. */
-    async classify(files, model, signal) {
-      const form = new FormData();
-      for (const file of files) form.append("image", file, file.name);
+    /**
+     * What the model says of each file, in order: {probabilities} or {error: {message}}.
+     *
+     * @param card of the model that must answer; of another file of the same name an answer is an error.
+     */
+    async classify(files, card, signal) {
       try {
-        const answer = await this.#ask(`v1/predict?${this.#query(model)}`, { method: "POST", body: form, signal });
-        return answer.predictions;
+        const { predictions } = await this.#predict(files, card, "", signal);
+        return predictions;
       } catch (error) {
-        // The others may be right. Without an answer, a token, the model or time for it, none of them would be.
-        if (!(error instanceof Refused) || [0, 401, 404, ...BUSY].includes(error.status)) throw error;
+        if (error.status === 0) return await this.#withoutUnreadable(files, card, signal, error);
+        if (!IMAGES_FAULT.includes(error.status)) throw error; // all others would get it as well
         if (files.length === 1) return [{ error: { message: error.message } }];
         const answers = [];
-        for (const file of files) answers.push(...await this.classify([file], model, signal));
+        for (const file of files) answers.push(...await this.classify([file], card, signal));
         return answers;
       }
     }
 
     /** Address of a picture of the file under its heatmap. */
-    async heatmap(file, model, signal) {
+    async heatmap(file, card, signal) {
+      const { predictions } = await this.#predict([file], card, "explain=true&", signal);
+      return `data:image/png;base64,${predictions[0].heatmap}`;
+    }
+
+    async #predict(files, card, options, signal) {
       const form = new FormData();
-      form.append("image", file, file.name);
-      const options = { method: "POST", body: form, signal };
-      const answer = await this.#ask(`v1/predict?explain=true&${this.#query(model)}`, options);
-      return `data:image/png;base64,${answer.predictions[0].heatmap}`;
+      for (const file of files) form.append("image", file, file.name);
+      const answer = await this.#ask(`v1/predict?${options}${this.#query(card)}`, { method: "POST", body: form, signal });
+      if (answer.sha256 !== card.sha256) {
+        throw Object.assign(new Error("the model was replaced; it is read again"), { name: "ModelChanged" });
+      }
+      return answer;
+    }
+
+    /** A file that has changed since it was chosen cannot be sent, and looks like a server that does not answer. */
+    async #withoutUnreadable(files, card, signal, error) {
+      const readable = await Promise.all(files.map((file) => file.slice(0, 1).arrayBuffer().then(() => true, () => false)));
+      if (!readable.includes(false)) throw error;
+      const sent = files.filter((_, index) => readable[index]);
+      const answers = sent.length ? await this.classify(sent, card, signal) : [];
+      const gone = { error: { message: "the file has changed or is gone; add it again" } };
+      return readable.map((is) => (is ? answers.shift() : gone));
     }
 
     #query(model) {
@@ -100,6 +120,7 @@
     }
 
     async #askOnce(path, options) {
+      if (!/^[\x20-\x7e]*$/.test(this.token)) throw new Refused(401, "the token has letters that no token has");
       const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
       let response;
       try {

@@ -49,6 +49,9 @@ def test_a_container_has_the_locks_pins_with_digests_and_no_torch(variant: str) 
 
 
 def test_the_dockerfile_leaves_no_tools_and_runs_as_a_number() -> None:
+    ignore = (ROOT / "serving" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert ignore[1] == "**" and {"!**/*.onnx", "!**/*.onnx.sha256", "!**/*.onnx.sig"} <= set(ignore)
+    assert not {"!serving", "!xtrain", "!serving/", "!xtrain/"} & set(ignore)  # with keys and tokens that lie there
     build, _, final = DOCKERFILE.partition("\nFROM ${BASE}\n")
     assert "--require-hashes" in build and "--no-deps" in build
     assert not re.search(r"apt-get|\bgcc\b|\bcurl\b|\bgit\b", DOCKERFILE)
@@ -67,6 +70,8 @@ def test_the_dockerfile_leaves_no_tools_and_runs_as_a_number() -> None:
         ({}, "http://127.0.0.1:3000/readyz"),
         ({"XTRAIN_HOST": "0.0.0.0", "PORT": "80"}, "http://127.0.0.1:80/readyz"),
         ({"XTRAIN_HOST": "::", "PORT": "81"}, "http://[::1]:81/readyz"),
+        ({"XTRAIN_ADDRESS": "https://0.0.0.0:8443", "PORT": "81"}, "https://127.0.0.1:8443/readyz"),
+        ({"XTRAIN_ADDRESS": "http://[::]:8080"}, "http://[::1]:8080/readyz"),
         ({"XTRAIN_HOST": "10.1.2.3", "XTRAIN_CERTIFICATE": "/c.pem"}, "https://10.1.2.3:3000/readyz"),
     ],
 )
@@ -124,7 +129,6 @@ def test_the_bento_holds_the_service_and_the_containers_own_dockerfile(bento: Pa
             "xtrain",
             "LICENSE",
             "pyproject.toml",
-            "requirements.lock",
         ],
         cwd=ROOT,
         check=True,
@@ -133,6 +137,7 @@ def test_the_bento_holds_the_service_and_the_containers_own_dockerfile(bento: Pa
     ).stdout.split()
     packed = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
     left_out = {"serving/Dockerfile.dockerignore"}
+    assert not any(name.startswith("tests") for name in packed)
     assert (
         packed - {"bentofile.yaml"} == {name for name in tracked if not name.startswith("serving/deploy/")} - left_out
     )

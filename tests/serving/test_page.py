@@ -234,7 +234,7 @@ def test_many_files_go_in_groups_and_a_stop_can_be_taken_back(page: Page, tiles:
     expect(page.locator("#paused")).to_be_visible()
     page.locator("#resume").click()
     expect(page.locator("#status")).to_contain_text("150 of 150 classified", timeout=20_000)
-    expect(page.locator("#failure")).to_contain_text("1 file is no image and left out")
+    expect(page.locator("#skipped")).to_contain_text("1 file of the folder is no image")
     expect(page.locator(".result")).to_have_count(120)
     page.locator("#more").click()
     expect(page.locator(".result")).to_have_count(150)

@@ -122,7 +122,7 @@
       this.run ??= await openSession();
       await this.#checkReferences();
       const { name, version } = MODEL.card;
-      return { default: name, models: [{ name, version }] };
+      return { default: name, models: [{ name, version, sha256: MODEL.sha256 }] };
     }
 
     async card() {

@@ -1,5 +1,6 @@
 """`--triton`: the folder against Triton's own protocol buffers, and its file against the model's answers."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from tritonclient.grpc import model_config_pb2
 from export.options import ExportOptions
 from export.package import package_file
 from export.targets import triton
+from serving.model import onnxfile, signature
 from serving.model.card import read_card
+from serving.model.repository import ModelRepository
 from tests.conftest import Command
 from xtrain.errors import ConfigError, OutputError
 
@@ -60,11 +63,25 @@ def test_what_is_there_is_not_lost(sample_model: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--overwrite"):
         package_file(sample_model, options)
     package_file(sample_model, replace(options, overwrite=True))
-    (tmp_path / "sample" / "config.pbtxt").unlink()
-    with pytest.raises(OutputError, match="no export wrote"):
+    (tmp_path / "sample" / "2").mkdir()
+    (tmp_path / "sample" / "2" / "model.plan").write_text("of somebody else")
+    with pytest.raises(OutputError, match="which no export wrote"):
         package_file(sample_model, replace(options, overwrite=True))
-    assert (tmp_path / "sample" / "1" / "model.onnx").is_file()
+    assert (tmp_path / "sample" / "2" / "model.plan").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
+
+
+def test_the_folder_is_also_xserves_with_its_signature(sample_model: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copy(sample_model, tmp_path / "sample.onnx"))
+    signature.sidecar(model).write_bytes(bytes(64))
+    (folder,) = package_file(model, ExportOptions(triton=tmp_path / "models"))
+    assert (folder / "1" / "model.onnx.sig").read_bytes() == bytes(64)
+    (entry,) = ModelRepository(tmp_path / "models").entries()
+    assert (entry.name, entry.version, entry.fault) == ("sample", "1", "")
+    assert onnxfile.verify(entry.path) == onnxfile.sha256(model)
+    with pytest.raises(ConfigError, match="would be replaced"):
+        package_file(entry.path, ExportOptions(triton=tmp_path / "models", overwrite=True))
+    assert entry.path.is_file()
 
 
 def test_names_that_are_no_folder(sample_model: Path, tmp_path: Path) -> None:

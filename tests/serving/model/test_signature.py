@@ -10,6 +10,7 @@ from export.options import ExportOptions
 from export.package import package_file
 from serving.model import onnxfile
 from serving.model.predictor import Predictor
+from serving.model.repository import ModelRepository
 from serving.model.signature import PrivateKey, PublicKey, sidecar
 from tests.conftest import Command
 from tests.serving.server import running
@@ -108,3 +109,26 @@ def test_a_server_loads_signed_models_only(signed: Path, keys: Path, tmp_path: P
     assert ended.code == 1 and "no signature" in ended.error
     ended = command("xserve", str(signed), "--verify-key", str(keys / "key.pem"))
     assert ended.code == 2 and "no public key of Ed25519" in ended.error
+
+
+def test_an_empty_variable_opens_nothing(sample_model: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("XTRAIN_VERIFY_KEY", "XTRAIN_TOKENS"):
+        with monkeypatch.context() as patched:
+            patched.setenv(variable, "")
+            ended = command("xserve", str(sample_model))
+            assert ended.code == 2 and f"{variable} is set and empty" in ended.error
+
+
+def test_a_signed_file_under_another_models_name(signed: Path, keys: Path) -> None:
+    """In NAME/VERSION/model.onnx the folder names the model, and its owner is not who signed."""
+    repository = ModelRepository(signed.parent, key=PublicKey.read(keys / "key.public.pem"))
+    for name in ("sample", "lymph-node"):
+        target = signed.parent / name / "1" / "model.onnx"
+        target.parent.mkdir(parents=True)
+        shutil.copy(signed, target)
+        shutil.copy(sidecar(signed), sidecar(target))
+    signed.unlink()
+    loaded = {entry.name: entry for entry in repository.entries()}
+    repository.load(loaded["sample"])
+    with pytest.raises(ModelFileError, match="names the model 'sample'"):
+        repository.load(loaded["lymph-node"])
