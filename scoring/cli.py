@@ -1,6 +1,7 @@
 """`xeval` and `xscore`: an exported file over a data set, as figures or predictions; `xpredict`: single pictures."""
 
 import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -85,6 +86,9 @@ def predict(model: str, files: tuple[Path, ...], heatmap: Path | None, device: s
         raise click.UsageError("--csv shows all classes; leave --top out")
     if shown["overwrite"] and heatmap is None:
         raise click.UsageError("--overwrite is for --heatmap; leave it out")
+    # Names of files in no encoding are written as they are.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
     failed = 0
     table = CsvTable() if shown["as_csv"] else None
     width = max(len(str(path)) for path in files)
@@ -123,7 +127,7 @@ class CsvTable:
         """Write a line, and those that waited for it."""
         self._waiting.append(prediction)
         if self._classes is None and prediction.probabilities is not None:
-            self._begin(sorted(prediction.probabilities))
+            self._begin(list(prediction.classes))
         if self._classes is not None:
             self._write()
 

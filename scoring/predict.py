@@ -20,6 +20,7 @@ from xtrain.images import read_image
 PICTURES_OF_A_RUN = 64
 OVERLAY_SIDE = 512  # pixels; what a screen shows
 HEAD = ("FILE", "LABEL", "PROBABILITY", "ERROR")  # of a CSV, before a column for each class
+RETRIES = 8  # of a busy or restarting server, over a minute; a long run should not end with it
 TOKEN_VARIABLE = "XTRAIN_TOKEN"
 
 
@@ -29,6 +30,7 @@ class Prediction:
 
     Attributes:
         file: its path.
+        classes: names of all classes, in the order of the model's card.
         label: name of the most probable class; None where the picture could not be read, and `error` says why.
         probability: of that class.
         probabilities: by class name, the most probable first.
@@ -42,6 +44,7 @@ class Prediction:
     probabilities: dict[str, float] | None = None
     heatmap: str | None = None
     error: str | None = None
+    classes: tuple[str, ...] = ()
 
     def best(self, top: int | None) -> dict[str, float]:
         """Return the probabilities of the `top` classes, None for all."""
@@ -49,13 +52,15 @@ class Prediction:
 
     def as_json(self, top: int | None = None) -> dict[str, Any]:
         """Return what is known as plain JSON values, with the `top` classes."""
-        known = {name: value for name, value in asdict(self).items() if value is not None}
+        known = {name: value for name, value in asdict(self).items() if value is not None and name != "classes"}
         return {**known, "probabilities": self.best(top)} if self.probabilities else known
 
     def as_row(self, classes: Sequence[str]) -> list[Any]:
         """Return the fields of a line of CSV, under `HEAD` and the classes."""
+        # What a spreadsheet would take for a formula gets an apostrophe, so that it is text.
+        file = f"'{self.file}" if self.file.startswith(("=", "+", "-", "@", "\t", "\r")) else self.file
         probabilities = [(self.probabilities or {}).get(name, "") for name in classes]
-        return [self.file, self.label or "", "" if self.error else self.probability, self.error or "", *probabilities]
+        return [file, self.label or "", "" if self.error else self.probability, self.error or "", *probabilities]
 
     def describe(self, top: int, width: int = 0) -> str:
         """Return one line: the file, filled up to a width, and its `top` classes."""
@@ -145,7 +150,7 @@ def _run(predictor: Predictor, files: Sequence[Path], explain: bool) -> Iterator
             if heatmap is not None:
                 picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
                 drawn = overlay(picture, heatmap)
-            yield Prediction(str(path), label, ranked[label], ranked), drawn
+            yield Prediction(str(path), label, ranked[label], ranked, classes=classes), drawn
 
 
 def _read(path: Path) -> Image.Image | str:
@@ -159,19 +164,22 @@ def _read(path: Path) -> Image.Image | str:
 def _ask(address: str, files: Sequence[Path], explain: bool) -> Iterator[tuple[Prediction, Image.Image | None]]:
     """Yield predictions and overlays of a server."""
     token = os.environ.get(TOKEN_VARIABLE, "").strip()  # files of tokens end with a line end
-    with Client(address, token=token or None) as client:
+    with Client(address, token=token or None, retries=RETRIES) as client:
         try:
-            classes = client.card().get("classes")
+            card = client.card()
+            classes = card.get("classes")
             if not classes:
                 raise ServerError(f"{address}: not the answer of xserve; check the address")
             for path, answer in zip(files, client.stream(files, explain=explain), strict=True):
+                if answer.sha256 not in (None, card["sha256"]):
+                    raise ServerError(f"{address}: its model was replaced meanwhile; ask again")
                 if answer.error is not None:
                     yield Prediction(str(path), error=f"{path}: {answer.error}"), None
                     continue
                 order = sorted(range(len(classes)), key=lambda index: -answer.probabilities[index])  # noqa: B023
                 ranked = {classes[index]: answer.probabilities[index] for index in order}
                 drawn = None if answer.heatmap is None else Image.open(io.BytesIO(answer.heatmap))
-                yield Prediction(str(path), answer.label, answer.probability, ranked), drawn
+                yield Prediction(str(path), answer.label, answer.probability, ranked, classes=tuple(classes)), drawn
         except ServerError as error:
             hint = f"; put a token into {TOKEN_VARIABLE}" if error.status == 401 else ""
             raise ServerError(f"{error}{hint}", error.status) from error

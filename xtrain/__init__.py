@@ -17,7 +17,7 @@ from xtrain.api import evaluate, export, load, open_run, score, train
 from xtrain.errors import XtrainError
 
 if TYPE_CHECKING:
-    from serving.client import AsyncClient, Client
+    from serving.client import AsyncClient, Client, ServerError
     from serving.model.card import Card
     from serving.model.predictor import Predictor
     from training.runs.folder import Run
@@ -29,6 +29,7 @@ __all__ = [
     "Client",
     "Predictor",
     "Run",
+    "ServerError",
     "XtrainError",
     "__version__",
     "evaluate",
@@ -44,6 +45,7 @@ _CLASSES = {
     "Card": "serving.model.card",
     "Predictor": "serving.model.predictor",
     "Run": "training.runs.folder",
+    "ServerError": "serving.client",
 }
 
 

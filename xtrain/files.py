@@ -93,6 +93,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path}: exists already; choose another -o or add --overwrite")
 
 
+LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of file managers, in every folder that was looked at
 WRITTEN = ".xtrain"  # names what a command wrote into a folder, so that it may replace that and nothing else
 
 
@@ -141,7 +142,8 @@ def refuse_existing_folder(path: Path, overwrite: bool) -> None:
         return
     written = path / WRITTEN
     names = {WRITTEN, *written.read_text(encoding="utf-8").splitlines()} if written.is_file() else set()
-    strange = [file for file in path.rglob("*") if not file.is_dir() and str(file.relative_to(path)) not in names]
+    files = [file for file in path.rglob("*") if not file.is_dir() and file.name not in LITTER]
+    strange = [file for file in files if str(file.relative_to(path)) not in names]
     if strange:
         raise OutputError(f"{path}: holds {strange[0].name}, which no export wrote; name a new folder")
     if not overwrite:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from serving.client.exchanges import Answer, Exchanges, Steps, query_of
+from serving.client.exchanges import Answer, Exchanges, ServerError, Steps, http_options, query_of
 from serving.client.groups import Pictures, groups
 
 T = TypeVar("T")
@@ -31,10 +31,14 @@ class Client(Exchanges):
             timeout: seconds that the server may be silent.
             retries: of a request that the server was too busy for (429, 502, 503; it says when to come again), or
                 whose connection broke.
-            verify: an `ssl.SSLContext` for a certificate of one's own; as httpx.
+            verify: an `ssl.SSLContext` of one's own; by default the authorities of SSL_CERT_FILE, or the usual ones.
         """
         super().__init__(url, token, retries)
-        self._http = httpx.Client(timeout=timeout, verify=verify)
+        options = http_options(url, timeout, verify)
+        try:
+            self._http = httpx.Client(**options)
+        except (ValueError, ImportError) as error:
+            raise ServerError(f"{url}: cannot be asked ({error}); check the proxy in the environment") from error
 
     def __enter__(self) -> "Client":
         return self
@@ -108,13 +112,13 @@ class Client(Exchanges):
         try:
             step = next(steps)
             while True:
-                result: httpx.Response | httpx.TransportError | None = None
+                result: httpx.Response | httpx.RequestError | None = None
                 if isinstance(step, float):
                     time.sleep(step)
                 else:
                     try:
                         result = self._http.send(step)
-                    except httpx.TransportError as error:
+                    except httpx.RequestError as error:
                         result = error
                 step = steps.send(result)
         except StopIteration as end:
@@ -129,7 +133,11 @@ class AsyncClient(Exchanges):
     ) -> None:
         """Remember the server; the arguments are those of `Client`."""
         super().__init__(url, token, retries)
-        self._http = httpx.AsyncClient(timeout=timeout, verify=verify)
+        options = http_options(url, timeout, verify)
+        try:
+            self._http = httpx.AsyncClient(**options)
+        except (ValueError, ImportError) as error:
+            raise ServerError(f"{url}: cannot be asked ({error}); check the proxy in the environment") from error
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -188,13 +196,13 @@ class AsyncClient(Exchanges):
         try:
             step = next(steps)
             while True:
-                result: httpx.Response | httpx.TransportError | None = None
+                result: httpx.Response | httpx.RequestError | None = None
                 if isinstance(step, float):
                     await asyncio.sleep(step)
                 else:
                     try:
                         result = await self._http.send(step)
-                    except httpx.TransportError as error:
+                    except httpx.RequestError as error:
                         result = error
                 step = steps.send(result)
         except StopIteration as end:

@@ -16,7 +16,7 @@ from xtrain.errors import XtrainError
 
 T = TypeVar("T")
 Query = dict[str, str | None]
-Steps = Generator[httpx.Request | float, httpx.Response | httpx.TransportError | None, T]
+Steps = Generator[httpx.Request | float, httpx.Response | httpx.RequestError | None, T]
 
 BUSY = (429, 502, 503)  # answered otherwise a moment later
 REFUSED = (400, 413, 415)  # an image's own fault
@@ -47,6 +47,7 @@ class Answer:
         probability: of that class.
         probabilities: (classes,) in the order of the card's classes.
         heatmap: PNG of the image under its heatmap, where it was asked for.
+        sha256: of the model's file that answered.
         error: what is wrong with the image.
     """
 
@@ -56,6 +57,7 @@ class Answer:
     probability: float | None = None
     probabilities: tuple[float, ...] = ()
     heatmap: bytes | None = None
+    sha256: str | None = None
     error: str | None = None
 
 
@@ -86,10 +88,12 @@ class Exchanges:
             return [Answer(group.name, error=group.error)]
         try:
             response = yield from self._send(lambda: self._request("POST", "/v1/predict", query, **group.body()))
-            found = self._object(response).get("predictions")
-            if not isinstance(found, list) or len(found) != len(group.names):
-                raise ServerError(f"{self.url}: not the answer of xserve; check the address")
-            return [_answer(name, values) for name, values in zip(group.names, found, strict=True)]
+            found = self._object(response)
+            try:
+                pairs = zip(group.names, found["predictions"], strict=True)
+                return [_answer(name, values, found["sha256"]) for name, values in pairs]
+            except (KeyError, TypeError, ValueError) as error:
+                raise ServerError(f"{self.url}: not the answer of xserve; check the address") from error
         except ServerError as error:
             if len(group.names) == 1 and error.status in REFUSED:
                 return [Answer(group.names[0], error=error.args[0].partition(f" {error.status} ")[2])]
@@ -119,10 +123,13 @@ class Exchanges:
         for attempt in range(self.retries + 1):
             answer = yield make()
             pause = min(MAX_WAIT, 0.5 * 2**attempt) * random.uniform(0.5, 1)
-            if isinstance(answer, httpx.TransportError):
+            if isinstance(answer, httpx.RequestError):
                 if attempt == self.retries or not self._reached:
                     reason = str(answer) or type(answer).__name__
-                    raise ServerError(f"{self.url}: no answer ({reason}); start xserve, or name an .onnx") from answer
+                    advice = "start xserve, or name an .onnx"
+                    if "CERTIFICATE_VERIFY" in reason:
+                        advice = "name the certificate of its authority in SSL_CERT_FILE"
+                    raise ServerError(f"{self.url}: no answer ({reason}); {advice}") from answer
             else:
                 assert answer is not None
                 self._reached = True
@@ -153,12 +160,31 @@ class Exchanges:
         return found
 
 
+LOOPBACK = ("localhost", "::1")
+
+
+def http_options(url: str, timeout: float, verify: Any) -> dict[str, Any]:
+    """Return httpx's options: what goes to this machine goes through no proxy of the environment.
+
+    Raises:
+        ServerError: no address, or a proxy or certificates in the environment that cannot be used.
+    """
+    try:
+        host = httpx.URL(url).host
+        alone = host in LOOPBACK or host.startswith("127.")
+        if verify is True:
+            verify = httpx.create_ssl_context()
+    except (httpx.InvalidURL, OSError, ValueError) as error:
+        raise ServerError(f"{url}: cannot be asked ({error}); check the address and SSL_CERT_FILE") from error
+    return {"timeout": timeout, "verify": verify, "trust_env": not alone}
+
+
 def query_of(model: str | None, version: str | None, explain: bool = False) -> Query:
     """Return the query of a request; None stands for what is left out."""
     return {"model": model, "version": version, "explain": "true" if explain else None}
 
 
-def _answer(name: str, values: dict[str, Any]) -> Answer:
+def _answer(name: str, values: dict[str, Any], sha256: str) -> Answer:
     if "error" in values:
         return Answer(name, error=str(values["error"]["message"]))
     drawn = values.get("heatmap")
@@ -169,4 +195,5 @@ def _answer(name: str, values: dict[str, Any]) -> Answer:
         values["probability"],
         tuple(values["probabilities"]),
         None if drawn is None else base64.b64decode(drawn),
+        sha256,
     )

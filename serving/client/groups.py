@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xtrain.images import UnsupportedImage, convert_image
+
 Picture = str | Path | bytes | Image.Image
 Pictures = Picture | Iterable[Picture] | NDArray[np.uint8]
 
@@ -42,8 +44,8 @@ class Group:
     def body(self) -> dict[str, Any]:
         """Return httpx's arguments of the body."""
         if self.rows is None:
-            named = zip(self.names, self.contents, strict=True)
-            return {"files": [("image", (Path(name).name or "image", content)) for name, content in named]}
+            # Not the files' own names, which may be in no encoding; answers come in order.
+            return {"files": [("image", (str(index), content)) for index, content in enumerate(self.contents)]}
         buffer = io.BytesIO()
         np.save(buffer, self.rows, allow_pickle=False)
         return {"content": buffer.getvalue(), "headers": {"Content-Type": "application/x-npy"}}
@@ -60,11 +62,12 @@ def groups(images: Pictures) -> Iterator[Group | Unreadable]:
     for number, image in enumerate([images] if isinstance(images, str | Path | bytes | Image.Image) else images):
         try:
             name, content = _encoded(image, number)
-        except OSError as error:
+        except (OSError, ValueError, UnsupportedImage) as error:
             if group.names:
                 yield group
             group, size = Group([], []), 0
-            yield Unreadable(str(image), f"{error.strerror or error}; name an image file")
+            reason = getattr(error, "strerror", None) or error
+            yield Unreadable(_name(image, number), f"{reason}; name an image file")
             continue
         if group.names and (len(group.names) == GROUP_IMAGES or size + len(content) > GROUP_BYTES):
             yield group
@@ -79,9 +82,13 @@ def groups(images: Pictures) -> Iterator[Group | Unreadable]:
 def _encoded(image: Picture, number: int) -> tuple[str, bytes]:
     """Return a picture's name and its bytes as a file."""
     if isinstance(image, bytes):
-        return str(number), image
+        return _name(image, number), image
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        return str(number), buffer.getvalue()
-    return str(image), Path(image).read_bytes()
+        convert_image(image).save(buffer, "PNG", compress_level=1)  # upright, since a PNG made here keeps no EXIF
+        return _name(image, number), buffer.getvalue()
+    return _name(image, number), Path(image).read_bytes()
+
+
+def _name(image: Picture, number: int) -> str:
+    return str(image) if isinstance(image, str | Path) else str(number)

@@ -2,6 +2,8 @@
 "use strict";
 
 (function () {
+  const REPLACED = 3; // times in a row that the model may be another one
+
   class Session {
     /**
      * @param backend what classifies: `models`, `card`, `groups`, `classify`, `heatmap`
@@ -15,6 +17,8 @@
       this.models = []; // {name, version, sha256}
       this.chosen = null; // one of them
       this.card = null; // of the chosen one; null while it is read
+      this.answeredBy = null; // SHA-256 of the file whose answers the results hold
+      this.replaced = 0; // times in a row that another file answered
       this.results = [];
       this.running = null; // the AbortController of the run under way
     }
@@ -34,16 +38,15 @@
 
     /** Let another model answer, from the first image on. */
     async choose(model) {
-      const before = this.card;
       this.stop();
       this.chosen = model;
       this.card = null;
-      if (before && before.sha256 !== model.sha256) this.#forget();
+      this.#keepAnswersOf(model.sha256);
       this.changed(true);
       try {
         const card = await this.backend.card(model);
         if (this.chosen !== model) return; // another one was chosen meanwhile
-        if (before && before.sha256 !== card.sha256) this.#forget();
+        this.#keepAnswersOf(card.sha256);
         this.card = card;
         this.failed(null);
         this.changed(true);
@@ -91,6 +94,7 @@
     async #classify(group, signal) {
       const answers = await this.backend.classify(group.map(({ file }) => file), this.card, signal);
       signal.throwIfAborted();
+      this.replaced = 0;
       group.forEach((result, index) => {
         ({ probabilities: result.probabilities, error: result.error } = answers[index]);
       });
@@ -123,7 +127,9 @@
       return result.heatmap;
     }
 
-    #forget() {
+    #keepAnswersOf(sha256) {
+      if (this.answeredBy === sha256) return;
+      this.answeredBy = sha256;
       for (const result of this.results) {
         result.probabilities = result.error = result.heatmap = undefined;
       }
@@ -133,8 +139,13 @@
       if (error.name === "AbortError") return;
       if (error.name === "ModelChanged") { // the file was replaced: all is classified anew
         this.stop();
-        this.open();
-        return;
+        this.replaced += 1;
+        if (this.replaced <= REPLACED) {
+          this.open();
+          return;
+        }
+        this.replaced = 0;
+        error.message = "servers with different models answer by turns; wait until all have the new one";
       }
       this.failed(error);
       this.changed(true);

@@ -1,20 +1,28 @@
 """`xpredict`: pictures from a file of weights and from a real server, good and bad ones."""
 
+import csv
 import json
+import os
 import re
 import shutil
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from export.export import export_runs
 from export.options import ExportOptions
+from serving.client import Client
 from serving.model.predictor import Predictor
 from tests.conftest import Command
 from tests.fileserver import serving
-from tests.serving.server import running
+from tests.serving.server import process_of, running
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +119,53 @@ def test_another_server_is_told(command: Command, tiles: list[Path], tmp_path: P
     (tmp_path / "site" / "v1" / "model").write_text(content)
     with serving(tmp_path / "site") as address:
         assert "not the answer of xserve; check the address" in command("xpredict", address, tiles[0]).error
+
+
+def test_csv_in_the_cards_order_with_formulas_as_text(
+    command: Command, model: Path, tiles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiles[0], tmp_path / "=1+1,.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    result = command("xpredict", model, "broken.png", "=1+1,.png", "--csv")
+    predictor = Predictor(model)
+    head, broken, row = csv.reader(result.out.splitlines())
+    assert result.code == 1 and head == [
+        "FILE",
+        "LABEL",
+        "PROBABILITY",
+        "ERROR",
+        *(f"P({x})" for x in predictor.card.classes),
+    ]
+    assert broken[:3] == ["broken.png", "", ""] and "no image" in broken[3] and len(broken) == len(head)
+    values = predictor.predict(tmp_path / "=1+1,.png")[0]
+    assert row[0] == "'=1+1,.png" and row[1] == predictor.card.classes[values.argmax()]
+    np.testing.assert_allclose([float(value) for value in row[4:]], values, atol=1e-6)
+    assert command("xpredict", model, "broken.png", "--csv", "--json").code == 2
+    assert command("xpredict", model, "broken.png", "--csv", "--top", "2").code == 2
+
+
+def test_a_model_that_is_replaced_meanwhile_is_an_error(
+    command: Command, model: Path, tiles: list[Path], tmp_path: Path
+) -> None:
+    """Its classes may be others, and answers would get the names of the card that was read before."""
+    place = Path(shutil.copy(model, tmp_path / "m.onnx"))
+    with process_of(place, tmp_path) as (client, process):
+        card = client.get("/v1/model").json()
+        with Client(str(client.base_url)) as seen:
+            assert seen.predict(tiles[0])[0].sha256 == card["sha256"]
+        changed = onnx.load(place)
+        changed.producer_name = "another file"
+        onnx.save(changed, tmp_path / "new")
+        (tmp_path / "new").replace(place)
+        original = Client.stream
+
+        def replaced(self: Client, *arguments: Any, **options: Any) -> Iterator[Any]:
+            os.kill(process.pid, signal.SIGHUP)
+            while client.get("/v1/model").json()["sha256"] == card["sha256"]:
+                time.sleep(0.05)
+            return original(self, *arguments, **options)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Client, "stream", replaced)
+            assert "replaced meanwhile" in command("xpredict", str(client.base_url), tiles[0]).error

@@ -259,3 +259,22 @@ def test_the_keyboard_stays_where_it_is(page: Page, tiles: list[Path], tmp_path:
     page.locator("#more").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".result:focus .name")).to_contain_text("120.png")
+
+
+def test_two_servers_with_different_models_end_the_run(page: Page, tiles: list[Path]) -> None:  # noqa: F811
+    """As behind a load balancer while a new model is rolled out: no endless uploads, and no mixed answers."""
+    asked: list[str] = []
+
+    def other(route: Route) -> None:
+        asked.append(route.request.url)
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "sha256": "0" * 64})
+
+    page.route(PREDICT, other)
+    drop(page, tiles[:2])
+    expect(page.locator("#failure")).to_contain_text("different models answer by turns", timeout=20_000)
+    expect(page.locator("#status")).to_contain_text("0 of 2 classified")
+    assert len(asked) <= 4
+    page.unroute(PREDICT)
+    page.locator("#resume").click()
+    check_all_by(page, "alpha", 2)

@@ -11,7 +11,10 @@
    */
   async function decode(file) {
     const bytes = new Uint8Array(await file.arrayBuffer());
-    if (has(bytes, 0, "II") || has(bytes, 0, "MM")) return decodeTiff(bytes);
+    if (has(bytes, 0, "II") || has(bytes, 0, "MM")) {
+      refuseStrange(bytes, false);
+      return decodeTiff(bytes);
+    }
     const isPng = has(bytes, 0, "\x89PNG\r\n\x1a\n");
     const isWebp = has(bytes, 0, "RIFF") && has(bytes, 8, "WEBP");
     if (!isPng && !isWebp && !has(bytes, 0, "\xff\xd8") && !has(bytes, 0, "BM")) {
@@ -19,11 +22,41 @@
     }
     // Flags of an extended WebP: 2 animated, 8 with EXIF, whose orientation Chromium leaves alone and Pillow applies.
     if (isWebp && has(bytes, 12, "VP8X") && bytes[20] & 10) throw new Error("a WebP with frames or EXIF; save it as PNG");
+    refuseStrange(bytes, isPng);
+    if (isPng) checkSize(...pngSize(bytes));
     const isDeep = isPng && bytes[24] === 16;
+    if (isDeep && holds(bytes, "tRNS", HEADER)) throw new Error("a PNG of 16 bits a channel with transparency; save 8 bits");
     if (isDeep && bytes[25] & 4) throw new Error("a PNG of 16 bits a channel with transparency; save 8 bits a channel");
     const picture = await decodeByBrowser(file);
     if (isDeep) refuseFewerBits(picture);
     return picture;
+  }
+
+  const MAX_PIXELS = 25_000_000; // as the server's
+  const HEADER = 65_536; // bytes in which what stands before the pixels is looked for
+
+  function checkSize(width, height) {
+    if (width * height > MAX_PIXELS) throw new Error("the image has more than 25 megapixels");
+  }
+
+  function pngSize(bytes) {
+    const view = new DataView(bytes.buffer, bytes.byteOffset);
+    return bytes.length < 24 ? [0, 0] : [view.getUint32(16), view.getUint32(20)];
+  }
+
+  /** Whether a text occurs in the first bytes. */
+  function holds(bytes, text, length) {
+    return new TextDecoder("latin1").decode(bytes.subarray(0, length)).includes(text);
+  }
+
+  /** What Pillow and browsers read in different ways. */
+  function refuseStrange(bytes, isPng) {
+    if (/tiff:Orientation(="|>)[2-8]/.test(new TextDecoder("latin1").decode(bytes))) {
+      throw new Error("an orientation in XMP; turn the image upright, and save it without");
+    }
+    if (isPng && holds(bytes, "acTL", HEADER)) throw new Error("several pages; send one image a file");
+    if (has(bytes, 0, "\xff\xd8") && holds(bytes, "MPF\0", HEADER)) throw new Error("several pages; send one image a file");
+    if (has(bytes, 0, "BM") && bytes[28] === 16) throw new Error("a BMP of 16 bits; save it as PNG");
   }
 
   /**
@@ -39,6 +72,7 @@
       throw new Error("the image is damaged");
     }
     const { width, height } = bitmap;
+    checkSize(width, height);
     const canvas = new OffscreenCanvas(width, height);
     // In main memory, not on a GPU, whose rounding is its own.
     const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -79,11 +113,13 @@
     }
     const tag = (/** @type {number} */ number, /** @type {number} */ other) => tags.get(number)?.[0] ?? other;
     const [width, height, channels] = [tag(256, 0), tag(257, 0), tag(277, 1)];
+    checkSize(width, height);
     if (view.getUint32(directory + 2 + 12 * count, little)) throw refuse("several pages");
     if (!(tags.get(258) ?? [1]).every((bits) => bits === 8)) throw refuse("other than 8 bits a channel");
     if (!(channels === 1 && tag(262, 0) === 1) && !(channels === 3 && tag(262, 0) === 2)) {
       throw refuse("other colours than grey or RGB");
     }
+    if (tag(266, 1) !== 1 || tag(339, 1) !== 1) throw refuse("bits from the right, or numbers with a sign");
     if (!tags.has(273) || tag(284, 1) !== 1) throw refuse("tiles or planes");
     if (tag(274, 1) !== 1) throw refuse("an orientation");
     const unpackStrip = { 1: (/** @type {Uint8Array} */ strip) => strip, 8: inflate, 32946: inflate, 32773: unpackBits, 5: unpackLzw }[tag(259, 1)];

@@ -7,7 +7,6 @@
 (function () {
   const { decode, pixels } = globalThis.xtrain;
   const TOLERANCE = 1e-4; // of the reference images' probabilities
-  const MAX_PIXELS = 25_000_000;
   const OVERLAY_SIDE = 512;
   const COLOUR = [255, 230, 0]; // of the heatmap, as the server draws it: what stained tissue has least of
   const STRENGTH = 0.65;
@@ -38,9 +37,11 @@
   /** The bytes of the model. */
   async function loadModel() {
     if (location.protocol !== "file:") {
-      const response = await fetch("model.onnx");
+      const response = await fetch("model.onnx", { cache: "no-cache" });
       if (!response.ok) throw new Error(`model.onnx cannot be read (${response.status}); copy the folder whole`);
-      return new Uint8Array(await response.arrayBuffer());
+      const model = new Uint8Array(await response.arrayBuffer());
+      if (model.length !== MODEL.bytes) throw new Error("model.onnx is not the file that the card is of; copy the folder whole");
+      return model;
     }
     if (!MODEL.pieces) {
       throw new Error("this model is too large to be opened from a disk; serve the folder, as with python -m http.server");
@@ -78,6 +79,9 @@
 
   /** A function that runs the model in a worker, one run after another: (pixels, images, outputs) to arrays. */
   async function openSession() {
+    if (typeof loadOrt === "undefined" || typeof ORT_WASM === "undefined") {
+      throw new Error("ort.js or ort-wasm.js is missing; copy the folder whole");
+    }
     const source = new Blob([`${loadOrt}\n${work}\nwork();`], { type: "text/javascript" });
     const worker = new Worker(URL.createObjectURL(source));
     let last = Promise.resolve();
@@ -176,9 +180,7 @@
     }
 
     async #decode(file) {
-      const picture = await decode(file);
-      if (picture.width * picture.height > MAX_PIXELS) throw new Error("the image has more than 25 megapixels");
-      return picture;
+      return decode(file);
     }
 
     async #checkReferences() {

@@ -3,6 +3,7 @@
 import base64
 import functools
 import http.server
+import io
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 from playwright.sync_api import Page, expect
 
 from export.export import export_runs
@@ -183,6 +184,138 @@ def test_the_folder_classifies_without_a_network(page: Page, site: Path, tmp_pat
     expect(item.locator(".heatmap")).to_be_visible()
     if page.url.startswith("http"):  # from a disk axe-core cannot read the style sheet
         assert not Axe().run(page).violations_count
+
+
+def encodings() -> Iterator[tuple[str, bytes]]:
+    """The same small picture as many kinds of file: name and content."""
+    random = np.random.default_rng(5)
+    image = Image.fromarray(random.integers(0, 256, (37, 53, 3), np.uint8))
+    alpha = Image.fromarray(random.integers(0, 256, (37, 53, 4), np.uint8))
+    grey = image.convert("L")
+    deep = Image.fromarray(random.integers(0, 65_536, (37, 53), np.uint16))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    exif = Image.Exif()
+    exif[274] = 6
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+    def made(source: Image.Image, kind: str, **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        source.save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    for name, source in {
+        "rgb": image,
+        "alpha": alpha,
+        "grey": grey,
+        "palette": image.quantize(40),
+        "deep": deep,
+    }.items():
+        yield f"png {name}", made(source, "PNG")
+        if name != "deep":
+            yield f"tiff {name}", made(source, "TIFF")
+    yield "png one bit", made(grey.convert("1"), "PNG")
+    yield "png with a profile", made(image, "PNG", icc_profile=profile)
+    yield "png turned", made(image, "PNG", exif=exif)
+    yield "png dark of 16 bits", made(Image.fromarray(np.full((9, 9), 4000, np.uint16)), "PNG")
+    yield "png in two frames", made(image, "PNG", save_all=True, append_images=[image.rotate(180)])
+    yield "png cut off", made(image, "PNG")[:-400]
+    for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
+        yield f"jpeg {subsampling}", made(image, "JPEG", subsampling=subsampling, quality=70)
+    yield "jpeg progressive", made(image, "JPEG", progressive=True)
+    yield "jpeg grey", made(grey, "JPEG")
+    yield "jpeg cmyk", made(image.convert("CMYK"), "JPEG")
+    yield "jpeg with a profile", made(image, "JPEG", icc_profile=profile)
+    yield "jpeg turned", made(image, "JPEG", exif=exif)
+    yield "jpeg turned by xmp", made(image, "JPEG", xmp=xmp)
+    yield "jpeg of two", made(image, "MPO", save_all=True, append_images=[image.rotate(180)])
+    yield "webp", made(image, "WEBP", lossless=True)
+    yield "webp alpha", made(alpha, "WEBP", lossless=True, exact=True)
+    yield "webp turned", made(image, "WEBP", exif=exif)
+    yield "bmp", made(image, "BMP")
+    for compression in ("packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg"):
+        yield f"tiff {compression}", made(image, "TIFF", compression=compression)
+    yield "tiff predictor", made(image, "TIFF", compression="tiff_lzw", tiffinfo={317: 2})
+    yield "tiff turned", made(image, "TIFF", tiffinfo={274: 6})
+    yield "gif", made(image, "GIF")
+    yield "text", b"no image at all"
+
+
+@needs_browser
+@needs_runtime
+def test_every_encoding_is_decoded_as_by_the_server_or_refused(page: Page) -> None:
+    """Chromium's bytes against Pillow's: what differs must be refused, whatever the browser makes of it."""
+    if not page.url.startswith("file"):
+        return
+    files = dict(encodings())
+    measured = page.evaluate(
+        """async (files) => {
+            const results = {};
+            for (const [name, content] of Object.entries(files)) {
+                const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+                try {
+                    const picture = await globalThis.xtrain.decode(new File([bytes], name));
+                    results[name] = [...globalThis.xtrain.pixels.fit(picture, [20, 24, 3])];
+                } catch (error) {
+                    results[name] = error.message;
+                }
+            }
+            return results;
+        }""",
+        {name: base64.b64encode(content).decode() for name, content in files.items()},
+    )
+    decoded = []
+    for name, content in files.items():
+        if isinstance(measured[name], str):
+            continue
+        expected = fit(decode_image(content), (20, 24, 3))  # the server takes whatever the browser takes
+        assert measured[name] == expected.ravel().tolist(), name
+        decoded.append(name)
+    refused = set(files) - set(decoded)
+    assert refused == {
+        *(
+            "png dark of 16 bits",
+            "png in two frames",
+            "png cut off",
+            "jpeg turned by xmp",
+            "jpeg of two",
+            "webp turned",
+        ),
+        *("tiff alpha", "tiff palette", "tiff jpeg", "tiff turned", "gif", "text"),
+    }, {name: measured[name] for name in refused}
+
+
+@needs_browser
+@needs_runtime
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("references", "computes other probabilities"),
+        ("canvas", "changes the pixels"),
+        ("ort-wasm.js", "copy the folder whole"),
+        ("model-0.js", "copy the folder whole"),
+    ],
+)
+def test_a_browser_or_a_copy_that_would_answer_otherwise_is_told(
+    site: Path, tmp_path: Path, spoil: str, message: str
+) -> None:
+    copy = shutil.copytree(site, tmp_path / "site")
+    if spoil == "references":
+        text = (copy / "card.js").read_text()
+        facts = json.loads(text.removeprefix("const MODEL = ").rstrip(";\n"))
+        facts["card"]["references"]["probabilities"][0][0] += 0.01
+        (copy / "card.js").write_text(f"const MODEL = {json.dumps(facts)};")
+    elif spoil != "canvas":
+        (copy / spoil).unlink()
+    with browser() as opened:
+        page = opened.new_page()
+        if spoil == "canvas":
+            page.add_init_script(
+                "const read = OffscreenCanvasRenderingContext2D.prototype.getImageData;"
+                "OffscreenCanvasRenderingContext2D.prototype.getImageData = function (...place) {"
+                "const image = read.apply(this, place); image.data[4] ^= 1; return image; };"
+            )
+        page.goto(f"{copy.as_uri()}/index.html")
+        expect(page.locator("#failure")).to_contain_text(message, timeout=20_000)
 
 
 def test_without_the_runtime_nothing_is_written(sample_model: Path, tmp_path: Path) -> None:

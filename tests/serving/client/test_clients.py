@@ -4,6 +4,7 @@ import asyncio
 import http.server
 import io
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -188,4 +189,98 @@ def test_what_is_no_address(url: str) -> None:
 
 
 def test_they_are_part_of_the_api() -> None:
-    assert xtrain.Client is Client and xtrain.AsyncClient is AsyncClient
+    assert xtrain.Client is Client and xtrain.AsyncClient is AsyncClient and xtrain.ServerError is ServerError
+
+
+@contextmanager
+def answering(limit: int, status: int) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    """Serve `/v1/predict` for at most so many images of a request; yields address, and token and images of each."""
+    seen: list[tuple[str, int]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            count = body.count(b'name="image"')
+            seen.append((self.headers.get("Authorization", ""), count))
+            one = {"class": 0, "label": "a", "probability": 1.0, "probabilities": [1.0]}
+            values: dict[str, Any] = {"sha256": "0", "predictions": [one] * count}
+            if count > limit or b"too much" in body:
+                values = {"error": {"message": "too much"}}
+            content = json.dumps(values).encode()
+            self.send_response(status if "error" in values else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", seen
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("status", [413, 415, 504])
+def test_a_group_that_is_too_much_is_sent_one_by_one_with_the_token(status: int) -> None:
+    with answering(1, status) as (url, seen), Client(url, token="secret") as client:
+        answers = client.predict([b"a", b"b", b"c"])
+        assert [answer.label for answer in answers] == ["a"] * 3 and [count for _, count in seen] == [3, 1, 1, 1]
+        assert {token for token, _ in seen} == {"Bearer secret"}
+        if status != 504:
+            (answer,) = client.predict([b"too much"])
+            assert answer.error == "too much" and answer.label is None
+        else:
+            with pytest.raises(ServerError, match="504 too much"):
+                client.predict([b"too much"])
+
+
+def test_a_group_has_so_many_bytes() -> None:
+    with answering(100, 413) as (url, seen), Client(url) as client:
+        client.predict([bytes(3 * 2**20)] * 3 + [b"x"] * 20)
+    assert [count for _, count in seen] == [1, 1, 14, 7] or [count for _, count in seen] == [1, 1, 16, 5]
+
+
+def test_leaving_a_stream_ends_its_requests(server: str, sample: Path) -> None:
+    images = read_npz(sample).splits["test"].images[:300]
+
+    async def ask() -> int:
+        async with AsyncClient(server) as client:
+            stream = client.stream([Image.fromarray(image) for image in images])
+            async for _ in stream:
+                break
+            await stream.aclose()  # type: ignore[attr-defined]
+            return len(asyncio.all_tasks())
+
+    assert asyncio.run(ask()) == 1
+
+
+def test_names_in_no_encoding_and_pictures_that_lie_on_their_side(server: str, tmp_path: Path, sample: Path) -> None:
+    image = Image.fromarray(read_npz(sample).splits["test"].images[0]).resize((40, 28))
+    exif = Image.Exif()
+    exif[274] = 6
+    name = tmp_path / os.fsdecode(b"M\xfcller.jpg")
+    image.save(name, exif=exif)
+    with Client(server) as client, Image.open(name) as turned:
+        by_name, by_picture, cmyk = client.predict([name, turned, image.convert("CMYK")])
+    assert by_name.label and by_name.name == str(name) and by_picture.name == "1" and cmyk.error is None
+    np.testing.assert_allclose(by_picture.probabilities, by_name.probabilities, atol=1e-6)
+
+
+def test_what_goes_to_this_machine_goes_through_no_proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert waiting(server, "models")["default"] == "sample"
+    for name in ("http_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HTTP_PROXY", "foo://x")
+    with pytest.raises(ServerError, match="proxy"):
+        waiting("http://192.0.2.1", "models")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    with pytest.raises(ServerError, match="SSL_CERT_FILE"):
+        waiting("https://127.0.0.1:1", "models")
