@@ -25,6 +25,8 @@ def test_the_wheel_is_complete(tmp_path: Path) -> None:
         (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
         commands = archive.read(entry_points).decode()
     expected = {str(path.relative_to(ROOT)) for package in ALLOWED for path in (ROOT / package).rglob("*.py")}
+    pages = {ROOT / "serving" / "ui", ROOT / "export" / "targets" / "browser"}
+    expected |= {str(path.relative_to(ROOT)) for folder in pages for path in folder.iterdir()}
     assert names == expected | {f"{package}/py.typed" for package in ALLOWED}
     for command in ("xtrain", "xexport", "xeval", "xscore", "xserve"):
         assert f"{command} = " in commands

@@ -51,7 +51,7 @@
 
   /** What Pillow and browsers read in different ways. */
   function refuseStrange(bytes, isPng) {
-    if (/tiff:Orientation(="|>)[2-8]/.test(new TextDecoder("latin1").decode(bytes))) {
+    if (/tiff:Orientation(\s*=\s*["']|>)[2-8]/.test(new TextDecoder("latin1").decode(bytes))) {
       throw new Error("an orientation in XMP; turn the image upright, and save it without");
     }
     if (isPng && holds(bytes, "acTL", HEADER)) throw new Error("several pages; send one image a file");
