@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrain.data.formats import describe_file
-from xtrain.data.mapping import MappedRows, unpack
+from xtrain.data.mapping import MappedRows, digest_once, unpack
 from xtrain.errors import ConfigError, DataError
 
 Images = NDArray[np.uint8] | MappedRows  # (N, H, W, C), C is 1 or 3; slicing gives an array in either case
@@ -178,7 +178,7 @@ def read_npz(path: Path, class_count: int | None = None, unpack_to: Path | None 
                 arrays = {key: archive[key] for key in archive.files}
         else:
             arrays = dict(unpack(path, unpack_to))
-        md5 = file_digest(path)
+        md5 = file_digest(path) if unpack_to is None else digest_once(path, unpack_to, file_digest)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, AttributeError, TypeError) as error:
         if zipfile.is_zipfile(path) and "pickle" not in str(error):  # numpy's advice would be to load code
             raise DataError(f"{path}: not a readable .npz ({error}); fetch or save it again") from error

@@ -33,10 +33,7 @@ def unpack(path: Path, cache: Path) -> Mapping[str, NDArray[Any]]:
         OutputError: the cache has not enough space or cannot be written.
         ValueError, zipfile.BadZipFile, OSError: the file is damaged.
     """
-    status = path.stat()
-    identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    folder = cache / "unpacked" / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    arrays = {}
+    folder, arrays = _unpacked(path, cache), {}
     with zipfile.ZipFile(path) as archive:
         for item in archive.infolist():
             if Path(item.filename).name != item.filename:
@@ -48,6 +45,27 @@ def unpack(path: Path, cache: Path) -> Mapping[str, NDArray[Any]]:
                     shutil.copyfileobj(packed, file, 1 << 20)
             arrays[item.filename.removesuffix(".npy")] = np.load(target, mmap_mode="r", allow_pickle=False)
     return arrays
+
+
+def digest_once(path: Path, cache: Path, digest: Callable[[Path], str]) -> str:
+    """Return the digest of an `.npz` that is unpacked in `cache`, computed the first time: 13 GB take half a minute.
+
+    Raises:
+        OutputError: the cache cannot be written.
+    """
+    kept = _unpacked(path, cache) / "digest"
+    if not kept.is_file():
+        computed = digest(path)
+        with replacing(kept) as temporary:
+            temporary.write_text(computed)
+    return kept.read_text()
+
+
+def _unpacked(path: Path, cache: Path) -> Path:
+    """Return the folder that a file is unpacked to; a file that changes gets another."""
+    status = path.stat()
+    identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    return cache / "unpacked" / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def array_file(target: Path, shape: tuple[int, ...], fill: Callable[[NDArray[np.uint8]], None]) -> NDArray[np.uint8]:
@@ -89,15 +107,19 @@ class MappedRows:
         return int(np.prod(self.shape, dtype=np.int64))
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        out = np.empty((len(self.rows[key]), *self.shape[1:]), np.uint8)
+        self.read(key, out)
+        return out
+
+    def read(self, key: Any, out: NDArray[np.uint8]) -> None:
+        """Copy the rows of an index, such as an array of row numbers, into `out` (N, H, W, C); for threads too."""
         rows = self.rows[key]
-        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for part, start, stop in zip(self.parts, self.starts, self.starts[1:], strict=False):
             here = np.flatnonzero((rows >= start) & (rows < stop))
             for position in here:
                 out[position] = part[rows[position] - start]
             if len(here):
                 release(part)
-        return out
 
 
 def release(array: NDArray[Any]) -> None:
