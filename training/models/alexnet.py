@@ -72,9 +72,20 @@ def build(name: str, channels: int, classes: int, image_size: int) -> nn.Module:
     assert isinstance(features, nn.Sequential)
     if channels != 3:
         features[0] = nn.Conv2d(channels, 64, kernel_size=11, stride=4, padding=2)
+    if _feature_side(image_size) == 6:
+        # Pooling 6x6 to 6x6 is the identity, but its backward pass is not deterministic on CUDA.
+        network.avgpool = nn.Identity()
     if name == "alexnet-bn":
         network.features = with_batch_norm(features)
     return network
+
+
+def _feature_side(image_size: int) -> int:
+    """Return the side of the last feature map: a convolution of stride 4 and three poolings of stride 2."""
+    side = (image_size + 4 - 11) // 4 + 1
+    for _ in range(3):
+        side = (side - 3) // 2 + 1
+    return side
 
 
 def with_batch_norm(features: nn.Sequential) -> nn.Sequential:
