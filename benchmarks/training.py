@@ -31,15 +31,9 @@ from torchvision.transforms import v2
 
 from benchmarks.results import Report, Table, json_option
 from training.config import TrainConfig, resolve
-from training.loop.device import (
-    choose_device,
-    choose_precision,
-    keep_freed_memory,
-    make_deterministic,
-    seed_everything,
-)
+from training.loop.device import choose_device, choose_precision, seed_everything, set_up
 from training.loop.distributed import Process
-from training.loop.loader import balanced_weights
+from training.loop.plan import balanced_weights
 from training.loop.trainer import Trainer
 from training.models.classifier import Classifier, ModelSpec
 from training.models.registry import build
@@ -128,8 +122,7 @@ def paper_epoch(ready: Prepared, device: torch.device, workers: int) -> Callable
 
 def our_epoch(ready: Prepared, device: torch.device, workers: int = 0) -> Callable[[], None]:
     """This project's loop over one epoch, the trainer's own, set up as `training.run` does; it has no workers."""
-    if device.type == "cpu":
-        keep_freed_memory()
+    set_up(device, ready.config.deterministic)
     seed_everything(ready.config.seed)
     trainer = Trainer(ready.config, Classifier(ready.spec), ready.splits, Process(device))
     epochs = iter(range(1, 1_000_000))
@@ -173,8 +166,6 @@ class Side:
 
 def serve(connection: Connection, ours: bool, ready: Prepared, device: torch.device, workers: int) -> None:
     """Run an epoch whenever asked to and answer with its images a second."""
-    if ready.config.deterministic:
-        make_deterministic()
     epoch = (our_epoch if ours else paper_epoch)(ready, device, workers)
     while connection.recv():
         began = time.perf_counter()

@@ -22,7 +22,9 @@ from xtrain.options import check, described, make, option, plain_values, refuse_
 
 MAX_EPOCHS, MAX_SIDE = 1_000_000, 8192
 STATISTICS = ("dataset", "imagenet", "pretrained")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+LOSSES, MIXES, MONITORS = ("cross-entropy", "focal"), ("none", "mixup", "cutmix"), ("accuracy", "loss", "f1", "auc")
+AUTO = 0  # a batch size that is settled once the network and the memory are known
 RECIPES_OWN = "the recipe's"
 _SCHEDULES = "; ".join(f"{name}, {entry.summary}" for name, entry in SCHEDULERS.items())
 
@@ -112,8 +114,31 @@ class TrainConfig:
         applies="`--scheduler plateau`",
         help="Epochs without a lower validation loss before the learning rate drops.",
     )
+    weight_decay: float | None = option(
+        None, low=0, high=10, default_text="the optimizer's: 0.01 for AdamW, 0 for the others", help="Weight decay."
+    )
+    momentum: float | None = option(
+        None, low=0, high=1, open_high=True, default_text="0.9", applies="`--optimizer sgd`", help="Momentum."
+    )
+    nesterov: bool | None = option(
+        None, default_text="on", applies="`--optimizer sgd`", help="Look ahead along the momentum (Nesterov)."
+    )
+    warmup_epochs: int = option(
+        0, low=0, high=MAX_EPOCHS, help="Epochs in which the learning rate rises from a hundredth to --lr."
+    )
+    clip_grad: float | None = option(
+        None, low=0, high=1e6, open_low=True, metavar="NORM", default_text="off", help="Largest norm of the gradient."
+    )
     batch_size: int = option(
-        low=2, high=2**20, default_text=RECIPES_OWN, help="Images of one step, over all processes."
+        low=2,
+        high=2**20,
+        words={"auto": AUTO},
+        default_text=RECIPES_OWN,
+        help="Images of one batch, over all processes; auto: the largest power of two that the free memory holds, "
+        "up to 1024.",
+    )
+    accumulate: int = option(
+        1, low=1, high=4096, metavar="BATCHES", help="Batches whose gradients are added up for one update."
     )
     epochs: int = option(
         low=1, high=MAX_EPOCHS, default_text=RECIPES_OWN, resume=True, help="Largest number of epochs."
@@ -123,7 +148,13 @@ class TrainConfig:
         high=MAX_EPOCHS,
         default_text=RECIPES_OWN,
         resume=True,
-        help="Early stopping: epochs without a higher validation accuracy.",
+        help="Early stopping: epochs without a better --monitor.",
+    )
+    monitor: str = option(
+        MONITORS[0], choices=MONITORS, help="Figure of the validation rows that decides which epoch is the best."
+    )
+    max_steps: int | None = option(
+        None, low=1, high=10**9, resume=True, default_text="no limit", help="Largest number of updates."
     )
     image_size: int | None = option(
         None,
@@ -151,12 +182,42 @@ class TrainConfig:
         default_text="the recipe's; none for handwritten digits",
         help="Augmentation of the training images.",
     )
-    balance: bool = option(default_text="the recipe's", help="Draw every class equally often.")
+    mix: str = option(
+        MIXES[0],
+        choices=MIXES,
+        help="Mix each image with another and their labels alike: all over (Zhang et al. 2018), or a square of it "
+        "(Yun et al. 2019).",
+    )
+    mix_alpha: float | None = option(
+        None,
+        low=0,
+        high=100,
+        open_low=True,
+        metavar="ALPHA",
+        default_text="0.2 for mixup, 1 for cutmix",
+        applies="`--mix`",
+        help="Parameter of the beta distribution of the shares.",
+    )
+    balance: bool = option(
+        default_text="the recipe's; off with --class-weights", help="Draw every class equally often."
+    )
+    class_weights: bool = option(
+        False, switch=True, help="Weight each class's loss by the inverse of its rows, instead of --balance."
+    )
+    loss: str = option(
+        LOSSES[0], choices=LOSSES, help="Loss; focal has gamma 2 and looks away from what is easy (Lin et al. 2017)."
+    )
     pretrained: bool = option(
         default_text="where there are published weights", help="Start from published ImageNet weights."
     )
     weights: str | None = option(
         None, metavar="FILE", help="File of pretrained weights to use in place of the published one."
+    )
+    init_from: str | None = option(
+        None, metavar="RUN", help="Start from the weights of a run of this model; other classes get a new last layer."
+    )
+    freeze: int = option(
+        0, low=0, high=MAX_EPOCHS, metavar="EPOCHS", help="Epochs at first in which the last layer alone is trained."
     )
     label_smoothing: float = option(
         0.0, low=0, high=1, open_high=True, help="Share of the target spread evenly over all classes."
@@ -171,11 +232,19 @@ class TrainConfig:
         help="Validate and keep an exponential moving average of the weights, such as 0.999.",
     )
     precision: str = option(
-        "auto", choices=PRECISIONS, help="Mixed precision of the training step; auto: bf16 where the hardware has it."
+        "auto",
+        choices=PRECISIONS,
+        help="Mixed precision of the training step; auto: bf16 where the hardware has it, else fp16 on a GPU.",
     )
     compile: bool = option(False, switch=True, help="Compile the network with torch.compile.")
     deterministic: bool = option(
         False, switch=True, applies="CUDA", help="Give the same bits on every run on a GPU too, slower."
+    )
+    sync_bn: bool = option(
+        True,
+        applies="several GPUs",
+        help="BatchNorm over the whole batch, as on one GPU; off is faster, because every such layer waits for all "
+        "GPUs, and needs 16 images or more on each.",
     )
     switches: dict[str, bool]
 
@@ -220,6 +289,18 @@ class RunOptions:
         default_text="if they do not fit the memory",
         help="Read images from disk as they are needed.",
     )
+    time_limit: float | None = option(
+        None,
+        low=0,
+        high=1e6,
+        open_low=True,
+        metavar="MINUTES",
+        default_text="no limit",
+        help="Begin no epoch that would end later than this, going by the one before; --resume goes on.",
+    )
+    profile: bool = option(
+        False, switch=True, help="Write a trace of 20 steps of the first epoch, for a browser's trace viewer."
+    )
     tensorboard: bool = option(False, switch=True, help="Write TensorBoard events into RUN/tensorboard.")
 
 
@@ -259,12 +340,15 @@ def resolve(model: str, data: str, **settings: Any) -> TrainConfig:
     optimizer = chosen.get("optimizer", values["optimizer"])
     if optimizer != values["optimizer"] and optimizer in OPTIMIZERS:
         values["lr"] = OPTIMIZERS[optimizer].learning_rate
+    if chosen.get("class_weights"):
+        values["balance"] = False
     if chosen.get("weights") and "pretrained" not in chosen:
         values["pretrained"] = True
     switches = {**architecture.defaults, **chosen.pop("switches", {})}
-    values = {"pretrained": architecture.weights is not None, **values, **chosen, "switches": switches}
+    pretrained = architecture.weights is not None and not chosen.get("init_from")
+    values = {"pretrained": pretrained, **values, **chosen, "switches": switches}
     values["data_dir"] = values.get("data_dir") or os.environ.get("XTRAIN_DATA")
-    for name in ("data_dir", "weights"):
+    for name in ("data_dir", "weights", "init_from"):
         if isinstance(values.get(name), str):
             values[name] = absolute(values[name])
     config = TrainConfig(model=model, data=absolute(data) if is_path(data) else data, **values)
@@ -320,12 +404,17 @@ def refuse_idle(config: TrainConfig, chosen: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: with the option that would give it an effect.
     """
-    for name in ("plateau_factor", "plateau_patience"):
-        if chosen.get(name) is not None and config.scheduler != "plateau":
+    owners = {name: entry for entry in OPTIMIZERS for name in OPTIMIZERS[entry].options}
+    needed = {name: ("scheduler", "plateau") for name in ("plateau_factor", "plateau_patience")}
+    needed |= {name: ("optimizer", owner) for name, owner in owners.items()}
+    for name, (setting, value) in needed.items():
+        if chosen.get(name) is not None and getattr(config, setting) != value:
             raise ConfigError(
-                f"--{name.replace('_', '-')} does nothing with --scheduler {config.scheduler}; "
-                "leave it out or use --scheduler plateau"
+                f"--{name.replace('_', '-')} does nothing with --{setting} {getattr(config, setting)}; "
+                f"leave it out or use --{setting} {value}"
             )
+    if chosen.get("mix_alpha") is not None and config.mix == "none":
+        raise ConfigError("--mix-alpha does nothing without --mix; leave it out or use --mix mixup")
 
 
 def check_config(config: TrainConfig) -> None:
@@ -343,6 +432,16 @@ def check_config(config: TrainConfig) -> None:
             f"{config.plateau_patience + 1} epochs, can lower the learning rate; use at least "
             f"--patience {config.plateau_patience + 2}, lower --plateau-patience or use --scheduler none"
         )
+    if config.scheduler == "onecycle" and config.warmup_epochs:
+        raise ConfigError("--scheduler onecycle warms up by itself; leave --warmup-epochs out")
+    if config.nesterov and config.momentum == 0:
+        raise ConfigError("--nesterov needs a momentum; leave --momentum 0 out or use --no-nesterov")
+    if config.class_weights and config.balance:
+        raise ConfigError("--class-weights and --balance both make up for rare classes; leave one out")
+    if config.init_from and (config.pretrained or config.weights):
+        raise ConfigError("--init-from and published weights both start the network; leave one out")
+    if config.freeze and not (config.pretrained or config.init_from):
+        raise ConfigError("--freeze would keep random weights; use it with --pretrained or --init-from")
     if config.crop is not None and config.image_size is not None and config.crop > config.image_size:
         raise ConfigError(f"--crop {config.crop} is larger than the {config.image_size} pixels it is cut out of")
     if architecture.weights is None and (config.pretrained or config.statistics == "pretrained"):

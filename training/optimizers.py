@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from training.config import TrainConfig
+
 
 @dataclass(frozen=True)
 class OptimizerEntry:
@@ -24,6 +26,7 @@ class OptimizerEntry:
         fused: whether torch has one kernel for all parameters, on the CPU too.
         cycles_momentum: whether OneCycleLR may move its momentum (or first beta) against the learning rate.
         keywords: arguments besides the learning rate.
+        options: settings of a run besides the weight decay that only some optimizers take.
     """
 
     torch_name: str
@@ -32,6 +35,7 @@ class OptimizerEntry:
     fused: bool
     cycles_momentum: bool
     keywords: Mapping[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
 
 OPTIMIZERS: dict[str, OptimizerEntry] = {
@@ -41,7 +45,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "nadam": OptimizerEntry("NAdam", 0.002, 2, fused=False, cycles_momentum=True),
     # OneCycleLR would switch a momentum on that RMSprop has not by default.
     "rmsprop": OptimizerEntry("RMSprop", 0.001, 1, fused=False, cycles_momentum=False),
-    "sgd": OptimizerEntry("SGD", 0.01, 1, True, True, {"momentum": 0.9, "nesterov": True}),
+    "sgd": OptimizerEntry("SGD", 0.01, 1, True, True, {"momentum": 0.9, "nesterov": True}, ("momentum", "nesterov")),
 }
 
 
@@ -64,13 +68,15 @@ SCHEDULERS: dict[str, SchedulerEntry] = {
 }
 
 
-def make_optimizer(name: str, lr: float, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the named torch optimizer at its defaults; SGD has Nesterov momentum 0.9."""
+def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the configured torch optimizer; what the configuration leaves open is torch's default, and the table's."""
     import torch
 
-    entry = OPTIMIZERS[name]
-    fused = {"fused": True} if entry.fused else {}
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, entry.torch_name)(
-        parameters, lr=lr, **entry.keywords, **fused
-    )
+    entry = OPTIMIZERS[config.optimizer]
+    chosen = {name: getattr(config, name) for name in ("weight_decay", *entry.options)}
+    keywords = {**entry.keywords, **{name: value for name, value in chosen.items() if value is not None}}
+    if keywords.get("momentum") == 0:
+        keywords["nesterov"] = False
+    keywords |= {"fused": True} if entry.fused else {}
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, entry.torch_name)(parameters, lr=config.lr, **keywords)
     return optimizer

@@ -1,9 +1,11 @@
 """From a configuration to the rows and the network that it means: data loaded, divided, checked, nothing left open."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from training.config import TrainConfig, check_config
-from training.loop.loader import class_counts
+from training.loop.distributed import Process, first_of_machine
+from training.loop.plan import class_counts
 from training.loop.trainer import Splits
 from training.models.architecture import IMAGENET_MEAN, IMAGENET_STD
 from training.models.classifier import ModelSpec
@@ -37,13 +39,19 @@ class Prepared:
         return self.splits.train.images.nbytes + self.splits.val.images.nbytes
 
 
-def prepare(config: TrainConfig, stream: bool | None = None) -> Prepared:
+def prepare(config: TrainConfig, stream: bool | None = None, process: Process | None = None) -> Prepared:
     """Load and divide the data, and settle what the configuration leaves to it.
+
+    Args:
+        config: as `resolve` gave it.
+        stream: whether images are read from disk as they are needed; None if they do not fit the memory.
+        process: this one among those that train together; the first of each machine fetches and unpacks for all.
 
     Raises:
         XtrainError: of the fitting kind, before anything is written.
     """
-    dataset = catalog.load(config.data, load_options(config, stream))
+    with first_of_machine(process) if process else nullcontext():
+        dataset = catalog.load(config.data, load_options(config, stream))
     partition = divide(dataset, config.protocol, split_seed=config.split_seed, val_fraction=config.val_fraction)
     _refuse_idle_division(config, partition)
     splits = Splits(select(dataset, partition, "train"), select(dataset, partition, "val"))

@@ -13,11 +13,11 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from training.config import RunOptions, TrainConfig, absolute, divide, read_config, refuse_idle, resolve
-from training.loop.device import choose_device, choose_precision, keep_freed_memory, make_deterministic, seed_everything
-from training.loop.distributed import Process, check_batch, process_group
-from training.loop.estimate import Estimate, batch_advice, estimate, memory_advice
-from training.loop.loader import class_counts
+from training.config import AUTO, RunOptions, TrainConfig, absolute, divide, read_config, refuse_idle, resolve
+from training.loop.device import choose_device, choose_precision, seed_everything, set_up
+from training.loop.distributed import Process, all_reduce_min, check_batch, process_group
+from training.loop.estimate import Estimate, batch_advice, estimate, largest_batch, memory_advice
+from training.loop.plan import class_counts
 from training.loop.timing import seconds_an_epoch
 from training.loop.trainer import Trainer
 from training.models.classifier import Classifier
@@ -28,7 +28,8 @@ from training.runs import checkpoint, folder
 from training.runs.checkpoint import Checkpoint
 from training.runs.environment import describe_environment
 from training.runs.folder import Run, RunFolder, open_run
-from training.runs.history import Outcome
+from training.runs.history import Outcome, best_epoch
+from training.runs.initial import load_run
 from training.runs.progress import Progress, choose_progress
 from training.runs.recorder import Recorder
 from training.runs.report import summarise, write_report
@@ -37,6 +38,8 @@ from xtrain.data import catalog
 from xtrain.data.digests import row_digests
 from xtrain.data.mapping import available_memory
 from xtrain.errors import ConfigError, TrainingError, XtrainError
+
+FEW_IMAGES = 16  # on each of several processes
 
 
 class Interrupted(XtrainError):
@@ -54,10 +57,9 @@ def dry_run(model: str, data: str | None, options: Mapping[str, Any]) -> dict[st
         raise ConfigError("--dry-run shows a new run; leave --resume out")
     started = _start(model, data, run_options, settings)
     RunFolder(started.output, run_options.overwrite)
-    device = choose_device(run_options.device)
-    config = replace(started.config, precision=choose_precision(started.config.precision, device))
-    ready = prepare(config, run_options.stream)
-    memory, process = estimate(ready.config, ready.spec, ready.image_bytes), Process(device)
+    process = Process(choose_device(run_options.device))
+    ready = _prepared(started.config, run_options, process)
+    memory = estimate(ready.config, ready.spec, ready.image_bytes)
     problem, seconds = _lack_of_memory(ready, memory, process), None
     if problem is None:
         seconds = seconds_an_epoch(Trainer(ready.config, Classifier(ready.spec), ready.splits, process))
@@ -67,7 +69,7 @@ def dry_run(model: str, data: str | None, options: Mapping[str, Any]) -> dict[st
         "model": ready.spec.as_json(),
         "data": ready.record.as_json(),
         "output": str(started.output),
-        "device": str(device),
+        "device": str(process.device),
         "parameters": memory.parameters,
         "memory_bytes": {**memory.as_json(), "total": memory.total},
         "problem": problem,
@@ -93,27 +95,25 @@ def train(model: str, data: str | None, options: Mapping[str, Any], progress: Te
     """
     run_options, settings = divide(options)
     started = _start(model, data, run_options, settings)
-    config, saved, output = started.config, started.saved, started.output
+    saved, output = started.saved, started.output
     run = RunFolder(output, run_options.overwrite, resume=saved is not None)
-    if config.deterministic:
-        make_deterministic()
     device = choose_device(run_options.device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    set_up(device, started.config.deterministic)
     with process_group(device) as process:
-        check_batch(config.batch_size, process.world_size)
-        ready = prepare(replace(config, precision=choose_precision(config.precision, device)), run_options.stream)
+        ready = _prepared(started.config, run_options, process)
         if saved:
             check_same_data(saved, ready.record, output)
         needed = _check_memory(ready, process)
         with run.reserved(needed) if process.is_main else nullcontext():
             watchers = _watchers(run, ready, run_options, progress) if process.is_main else []
             if process.is_main and progress is not None:
-                progress.write("".join(f"note: {note}\n" for note in _notes(started, ready, data)))
+                notes = _notes(started, ready, data, process)
+                progress.write("".join(f"note: {note}\n" for note in notes))
             with memory_advice("for the network and its optimizer; use a smaller model or --device cpu"):
                 trainer = _make_trainer(ready, process, run, watchers, saved)
             try:
-                outcome = trainer.fit()
+                minutes = run_options.time_limit
+                outcome = trainer.fit(None if minutes is None else 60 * minutes)
             except KeyboardInterrupt:
                 raise Interrupted(_interruption(trainer, output, model)) from None
             if process.is_main:
@@ -156,12 +156,37 @@ def _start(model: str, data: str | None, run_options: RunOptions, settings: Mapp
     return Started(config, None, output)
 
 
-def _notes(started: Started, ready: Prepared, data: str | None) -> list[str]:
-    """Return what a user should know before a new run: the recipe's note, and a recipe without its augmentation."""
+def _prepared(config: TrainConfig, options: RunOptions, process: Process) -> Prepared:
+    """Load the data and settle what depends on it and on the device: precision, and a batch size left to us."""
+    if config.batch_size != AUTO:
+        check_batch(config.batch_size, process.world_size)
+    config = replace(config, precision=choose_precision(config.precision, process.device))
+    ready = prepare(config, options.stream, process)
+    if config.batch_size != AUTO:
+        return ready
+    free = available_memory()
+    if process.device.type == "cuda":
+        free = torch.cuda.mem_get_info(process.device)[0] - ready.image_bytes
+    least = all_reduce_min(torch.tensor(free, device=process.device), process)  # all must choose the same
+    rows = len(ready.splits.train) // process.world_size
+    own = largest_batch(ready.config, ready.spec, int(least), rows)
+    return replace(ready, config=replace(ready.config, batch_size=own * process.world_size))
+
+
+def _notes(started: Started, ready: Prepared, data: str | None, process: Process) -> list[str]:
+    """Return what a user should know before a new run, such as the recipe's note, or what was settled for them."""
     if started.saved is not None:
         return []
+    batch, each = ready.config.batch_size, ready.config.batch_size // process.world_size
+    few = (
+        f"--batch-size {batch} leaves each of {process.world_size} processes {each} images, too few to keep a GPU busy "
+        f"or for BatchNorm on its own; --batch-size {32 * process.world_size} and a higher --lr would use them"
+    )
+    chosen = f"--batch-size auto: {batch}; --lr is still {ready.config.lr:g}"
     recipe = find_recipe(find(ready.config.model), ready.config.recipe)
     notes = [*ready.notes, *([recipe.note] if recipe.note and data is None else [])]
+    notes += [chosen] if started.config.batch_size == AUTO else []
+    notes += [few] if process.world_size > 1 and each < FEW_IMAGES else []
     if started.config.augment is None and ready.config.augment == "none" and recipe.values()["augment"] != "none":
         notes.append("handwritten digits are not augmented: a flip changes their class; --augment paper does it anyway")
     return notes
@@ -210,7 +235,9 @@ def _make_trainer(
     """Build the network with fresh, pretrained or saved weights, and the loop around it."""
     seed_everything(ready.config.seed)
     classifier = Classifier(ready.spec)
-    if ready.config.pretrained and saved is None:
+    if ready.config.init_from and saved is None:
+        load_run(classifier, Path(ready.config.init_from))
+    elif ready.config.pretrained and saved is None:
         if ready.config.weights:
             load_weights_file(classifier.network, ready.config.model, Path(ready.config.weights))
         else:
@@ -230,7 +257,7 @@ def _interruption(trainer: Trainer, output: Path, model: str) -> str:
     done = len(trainer.history)
     if not done:
         return "interrupted in epoch 1; no epoch was complete, so nothing was written"
-    best = max(trainer.history, key=lambda entry: (entry["val_accuracy"], -entry["val_loss"]))["epoch"]
+    best = best_epoch(trainer.history, trainer.config.monitor)
     return (
         f"interrupted in epoch {done + 1}; epochs 1-{done} are kept in {output}, the best is {best}; "
         f"continue with: xtrain {model} --resume {quote(str(output))}"

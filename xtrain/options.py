@@ -39,6 +39,7 @@ class Option:
         applies: when the option has an effect, where that is not always.
         resume: whether a resumed run may change it.
         switch: a boolean that can only be turned on, so without a `--no-` form.
+        words: words that may stand in place of a number, each for a number outside the range.
     """
 
     help: str
@@ -53,6 +54,7 @@ class Option:
     applies: str | None = None
     resume: bool = False
     switch: bool = False
+    words: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def range(self) -> str | None:
@@ -133,8 +135,25 @@ def _click_option(
         value_type = click.Choice(entry.choices)
     elif of is Path:
         value_type = FilePath()
+    elif entry.words:
+        value_type = NumberOrWord(of, entry.words)
     described_as: dict[str, Any] = {"default": default, "metavar": entry.metavar, "help": help_text}
     return click.option(*flags, name, type=value_type, envvar=variable, **described_as)
+
+
+class NumberOrWord(click.ParamType[float]):
+    """A number, or one of a few words that stand for one."""
+
+    def __init__(self, of: type, words: Mapping[str, float]) -> None:
+        self.of, self.words, self.name = of, words, "|".join(["integer" if of is int else "float", *words])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number: float = self.words[value] if value in self.words else _NUMBERS[self.of].convert(value, param, ctx)
+        return number
+
+
+_NUMBERS: dict[type, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT}
 
 
 def _default(item: Field[Any], entry: Option) -> str | None:
@@ -163,7 +182,12 @@ def make(cls: type[T], values: Mapping[str, Any]) -> T:
 def plain_values(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that are options of `cls` as plain Python values, the others as they are."""
     names = described(cls)
-    return {name: _plain(kind(cls, name), value) if name in names else value for name, value in values.items()}
+
+    def plain(name: str, value: Any) -> Any:
+        words = names[name][1].words
+        return words[value] if isinstance(value, str) and value in words else _plain(kind(cls, name), value)
+
+    return {name: plain(name, value) if name in names else value for name, value in values.items()}
 
 
 def _plain(of: type, value: Any) -> Any:
@@ -206,6 +230,8 @@ _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: 
 def _inside(value: float, entry: Option) -> bool:
     if not math.isfinite(value):
         return False
+    if value in entry.words.values():
+        return True
     if entry.low is not None and (value < entry.low or (entry.open_low and value == entry.low)):
         return False
     return entry.high is None or not (value > entry.high or (entry.open_high and value == entry.high))

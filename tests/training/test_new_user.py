@@ -28,6 +28,7 @@ from training.runs.progress import LineProgress
 from xtrain.data import catalog
 from xtrain.data.splits import divide
 from xtrain.errors import ConfigError
+from xtrain.metrics import evaluate
 from xtrain.options import described, kind
 
 
@@ -174,10 +175,11 @@ def test_the_shortest_patience_lowers_the_rate_before_it_ends(plateau_patience: 
     config = resolve("simplecnn-v1", "pathmnist", patience=patience, plateau_patience=plateau_patience)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
     schedule, stopping, rates = Schedule(config, optimizer, 10), EarlyStopping(patience), []
+    same = evaluate(np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]))
     while not stopping.exhausted:
         rates.append(optimizer.param_groups[0]["lr"])
         schedule.after_epoch(1.0)
-        stopping.update(len(rates), 0.5, 1.0)
+        stopping.update(len(rates), same)
     assert rates[-1] < rates[0] and rates[-2] == rates[0], "and not one epoch more than needed"
     with pytest.raises(ConfigError, match="use at least"):
         resolve("simplecnn-v1", "pathmnist", patience=patience - 1, plateau_patience=plateau_patience)

@@ -45,6 +45,14 @@ FACTORS: dict[str, list[Any]] = {
     "precision": ["fp32", "bf16"],
     "crop": [None, 4],  # pixels less than the image
     "deterministic": [False, True],
+    "mix": ["none", "mixup", "cutmix"],
+    "loss": ["cross-entropy", "focal"],
+    "accumulate": [1, 2],
+    "clip_grad": [None, 1.0],
+    "weight_decay": [None, 0.1],
+    "warmup_epochs": [0, 1],
+    "monitor": ["accuracy", "loss", "f1", "auc"],
+    "max_steps": [None, 1],
     "classes": [None, 3, 5],
 }
 CASES = pairwise(FACTORS)
@@ -52,6 +60,8 @@ CASES = pairwise(FACTORS)
 
 def expected_refusal(case: dict[str, Any]) -> str | None:
     """What the message of a case that must be refused says."""
+    if case["scheduler"] == "onecycle" and case["warmup_epochs"]:
+        return "--warmup-epochs"
     if case["statistics"] == "pretrained" and ARCHITECTURES[case["model"]].weights is None:
         return "no published weights"
     if case["classes"] == 3 and case["data"] == "digits":
@@ -126,13 +136,10 @@ def test_options_meet(case: dict[str, Any], layouts: dict[str, str], tmp_path: P
         assert message is not None and message in str(error) and "\n" not in str(error), (message, error)
         return
     assert message is None, f"not refused: {message}"
-    generator = torch.Generator().manual_seed(0)
-    trainer.classifier.train()
-    order = torch.arange(len(trainer.train_loader))
-    batches = list(itertools.islice(trainer.train_loader.training_batches(order), 2))
-    assert len(batches) == 2
-    losses = [trainer.step(batch, generator)[0] for batch in batches]
+    trainer.step.train_mode()
+    losses = [trainer.step(batch)[0] for batch in trainer.train_loader.training_batches(trainer.plan(1), 2)]
+    assert len(losses) == 2
     trainer.schedule.after_epoch(1.0)
     metrics = evaluate(trainer.val_labels, predict(trainer.validated, trainer.val_loader))
-    assert all(loss.isfinite() for loss in losses) and np.isfinite(metrics.loss) and trainer.learning_rate > 0
+    assert all(loss.isfinite() for loss in losses) and np.isfinite(metrics.loss) and trainer.step.learning_rate > 0
     assert all(value.isfinite().all() for value in trainer.validated.network.state_dict().values())

@@ -1,175 +1,123 @@
 """Augmentation of whole batches on the device, each image with its own random draw.
 
-Flows in: float images (N, C, H, W) in [0, 1], resized and not yet normalised, and a `Sample` of random numbers
-drawn on the CPU for the whole global batch; so a seed means the same on every device and for every number of
-processes, and nothing waits for a GPU.
+Flows in: float images (N, C, S, S) in [0, 1], resized and not yet normalised, and the parts of their rows of the block
+that `draw` made on the CPU. Nothing here depends on a value of a tensor where that would wait for the device, and no
+tensor is made: a step is a fixed list of operations.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 
-from training.policies import Policy
+from training.loop.draw import Layout, centres
 
-Adjust = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision and Pillow
+Parts = Mapping[str, torch.Tensor]
+TINY = 1e-6  # below the smallest difference of two pixel values; keeps logarithms and quotients finite
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The random numbers of one batch.
+class Augment:
+    """Applies the parts of a layout; on the CPU only to the images that they change."""
 
-    Boolean masks (N,) of the images that each transform is applied to, and its parameters, (N,) or (N, 3); `order` is
-    that of the four colour adjustments, one for the whole batch.
-    """
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        """Put the coordinates of the pixels on the device."""
+        self.layout = layout
+        policy, size = layout.policy, layout.size
+        self.mode, self.padding = ("bilinear", "reflection") if policy and policy.smooth else ("nearest", "zeros")
+        x = centres(size).to(device)
+        self.centres = x
+        self.grid = torch.stack([x.repeat(size), x.repeat_interleave(size), torch.ones_like(x).repeat(size)], dim=1)
+        self.changes: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+            "pose": self.move,
+            "density": adjust_density,
+            "colour": adjust_colour,
+            "hue": adjust_hue,
+            "blur": blur,
+            "cutout": self.cut_out,
+        }
+        self.identity = layout.identity()
 
-    horizontal_flip: torch.Tensor
-    vertical_flip: torch.Tensor
-    transpose: torch.Tensor
-    rotate: torch.Tensor
-    jitter: torch.Tensor
-    stain: torch.Tensor
-    degrees: torch.Tensor
-    brightness: torch.Tensor
-    contrast: torch.Tensor
-    saturation: torch.Tensor
-    hue: torch.Tensor
-    gains: torch.Tensor
-    order: list[int]
-
-    def shard(self, rank: int, world_size: int) -> "Sample":
-        """Return the numbers of every `world_size`-th image from `rank` on."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Sample(**{key: value[rank::world_size] if key != "order" else value for key, value in values.items()})
-
-
-def sample(policy: Policy, rows: int, generator: torch.Generator) -> Sample:
-    """Draw the random numbers for a batch of `rows` images."""
-    chosen = torch.rand(6, rows, generator=generator)
-    values = torch.rand(5, rows, generator=generator) * 2 - 1
-    gains = 1 + policy.gain * (torch.rand(rows, 3, generator=generator) * 2 - 1)
-    return Sample(
-        horizontal_flip=chosen[0] < policy.horizontal_flip,
-        vertical_flip=chosen[1] < policy.vertical_flip,
-        transpose=chosen[2] < policy.transpose,
-        rotate=chosen[3] < policy.rotate,
-        jitter=chosen[4] < policy.jitter,
-        stain=chosen[5] < policy.stain,
-        degrees=values[0] * policy.degrees,
-        brightness=1 + values[1] * policy.strength,
-        contrast=1 + values[2] * policy.strength,
-        saturation=1 + values[3] * policy.strength,
-        hue=values[4] * policy.hue,
-        gains=gains,
-        order=torch.randperm(4, generator=generator).tolist(),
-    )
-
-
-def augment(images: torch.Tensor, sampled: Sample) -> torch.Tensor:
-    """Transform `images` (N, C, H, W) in place as sampled and return them; they must be square to be transposed."""
-
-    def on(mask: torch.Tensor, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
-        # The choice was made on the CPU: its indices are known without waiting for the device.
-        indices = mask.nonzero().squeeze(1)
-        if len(indices):
-            on_device = indices.to(images.device, non_blocking=True)
-            images.index_copy_(0, on_device, change(images.index_select(0, on_device), indices))
-
-    on(sampled.horizontal_flip, lambda part, _: part.flip(3))
-    on(sampled.vertical_flip, lambda part, _: part.flip(2))
-    on(sampled.transpose, lambda part, _: part.transpose(2, 3))
-    on(sampled.rotate, lambda part, rows: rotate(part, sampled.degrees[rows]))
-    colour = images.shape[1] == 3
-    adjustments: list[tuple[Adjust, torch.Tensor]] = [
-        (adjust_brightness, sampled.brightness),
-        (adjust_contrast, sampled.contrast),
-        (adjust_saturation, sampled.saturation),
-        (adjust_hue, sampled.hue),
-    ]
-
-    def jitter(part: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        for index in sampled.order:
-            adjust, values = adjustments[index]
-            if colour or index < 2:  # a grey image has no colour to change
-                part = adjust(part, values[rows])
-        return part
-
-    on(sampled.jitter, jitter)
-    if colour:
-        on(sampled.stain, lambda part, rows: adjust_channels(part, sampled.gains[rows]))
-    return images
-
-
-def adjust_channels(images: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
-    """Multiply each colour's absorption, 1 - value, by its own factor (N, 3): more or less of a stain."""
-    factor = gains.to(images.device, images.dtype, non_blocking=True).view(-1, 3, 1, 1)
-    return (1 - (1 - images) * factor).clamp(0, 1)
-
-
-def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
-    """Rotate counter-clockwise about the centre by `degrees` (N,); nearest pixel, black outside.
-
-    Agrees with torchvision's `v2.functional.rotate` on tensors.
-    """
-    height, width = images.shape[2:]
-    angle = torch.deg2rad(degrees.double())
-    cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
-    # Output to input coordinates in units of half the side, hence the aspect ratios.
-    matrix = torch.stack(
-        [
-            torch.stack([cos, -sin * height / width, zero], dim=1),
-            torch.stack([sin * width / height, cos, zero], dim=1),
-        ],
-        dim=1,
-    ).to(images.device, torch.float32)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-
-
-def adjust_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Multiply by `factor` (N,)."""
-    return (images * _column(factor, images)).clamp(0, 1)
-
-
-def adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Blend with the mean grey of each image: 0 is flat, 1 unchanged."""
-    mean = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
-    return torch.lerp(mean, images, _column(factor, images)).clamp(0, 1)
-
-
-def adjust_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Blend with the grey version of each image: 0 is grey, 1 unchanged."""
-    return torch.lerp(_grey(images), images, _column(factor, images)).clamp(0, 1)
-
-
-def adjust_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Shift the hue by `shift` (N,) in units of the full circle, keeping HSV saturation and value."""
-    value, argmax = images.max(dim=1)
-    chroma = value - images.amin(dim=1)
-    safe = torch.where(chroma > 0, chroma, 1)
-    red, green, blue = images.unbind(dim=1)
-    sextants = torch.stack([(green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe], dim=1)
-    sextant = sextants.gather(1, argmax.unsqueeze(1)).squeeze(1)
-    sextant = sextant + 6 * shift.to(images.device, images.dtype).view(-1, 1, 1)
-    # f(n) of the HSV-to-RGB formula: value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + sextant) mod 6.
-    channels = []
-    for offset in (5, 3, 1):
-        k = torch.remainder(offset + sextant, 6)
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.stack(channels, dim=1)
-
-
-def _column(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    return values.to(images.device, images.dtype, non_blocking=True).view(-1, 1, 1, 1)
-
-
-def _grey(images: torch.Tensor) -> torch.Tensor:
-    """Return the luma (N, 1, H, W); a grey image is its own."""
-    if images.shape[1] == 1:
+    def __call__(self, images: torch.Tensor, parts: Parts) -> torch.Tensor:
+        """Transform `images` (N, C, S, S), in place where that saves a copy, and return them in [0, 1]."""
+        for name, identity in self.identity.items():
+            images = self._apply(images, parts[name], identity, self.changes[name])
         return images
-    weights = torch.tensor(LUMA, device=images.device, dtype=images.dtype).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True)
+
+    def mix(self, images: torch.Tensor, parts: Parts) -> torch.Tensor:
+        """Mix each normalised image with the one before it in the batch (`mixup`, or a square of it, `cutmix`)."""
+        if self.layout.mix == "none":
+            return images
+        partner = images.roll(1, dims=0)
+        if self.layout.mix == "mixup":
+            return torch.lerp(partner, images, parts["mix"][:, 3].view(-1, 1, 1, 1))
+        return torch.where(self._inside(parts["mix"]), partner, images)
+
+    def _apply(
+        self,
+        images: torch.Tensor,
+        part: torch.Tensor,
+        identity: torch.Tensor,
+        change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        if images.device.type != "cpu":
+            return change(images, part)
+        indices = (part != identity).flatten(1).any(dim=1).nonzero().squeeze(1)
+        if len(indices) == len(images):
+            return change(images, part)
+        if len(indices):
+            images.index_copy_(0, indices, change(images.index_select(0, indices), part.index_select(0, indices)))
+        return images
+
+    def move(self, images: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
+        """Sample the images at the coordinates (N, 2, 3) of their poses."""
+        size = self.layout.size
+        grid = torch.matmul(self.grid, pose.transpose(1, 2)).view(-1, size, size, 2)
+        return F.grid_sample(images, grid, mode=self.mode, padding_mode=self.padding, align_corners=False)
+
+    def cut_out(self, images: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
+        """Fill the squares (N, 3) with the mean colour of their image."""
+        return torch.where(self._inside(square), images.mean(dim=(2, 3), keepdim=True), images)
+
+    def _inside(self, square: torch.Tensor) -> torch.Tensor:
+        """Return whether a pixel lies in the square (x, y, half the side) of its image, (N, 1, S, S) bool."""
+        near = (self.centres - square[:, :2, None]).abs() < square[:, 2:3, None]
+        return (near[:, 0, None, :] & near[:, 1, :, None]).unsqueeze(1)
+
+
+def adjust_density(images: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
+    """Apply the affine maps (N, 3, 4) to the logarithms of the channels; stains add up there (Beer-Lambert)."""
+    logarithms = images.clamp_min(1 / 512).log().flatten(2)
+    return torch.baddbmm(density[:, :, 3:], density[:, :, :3], logarithms).exp().clamp(0, 1).view_as(images)
+
+
+def adjust_colour(images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+    """Apply the affine maps (N, C, 2C + 1) of a pixel's channels and of the image's mean."""
+    channels = images.shape[1]
+    pixels = images.flatten(2)
+    offset = torch.baddbmm(colour[:, :, -1:], colour[:, :, channels:-1], pixels.mean(dim=2, keepdim=True))
+    return torch.baddbmm(offset, colour[:, :, :channels], pixels).clamp(0, 1).view_as(images)
+
+
+def adjust_hue(images: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Shift the hue by offsets (N, 3) in sixths of the circle, keeping HSV saturation and value.
+
+    A channel is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (offset + hue in sixths) mod 6.
+    """
+    value, largest = images.max(dim=1, keepdim=True)
+    chroma = value - images.amin(dim=1, keepdim=True)
+    around = torch.cat([images, images[:, :2]], dim=1)
+    difference = (around[:, 1:4] - around[:, 2:5]).gather(1, largest)  # of the two channels after the largest
+    sixths = torch.add(difference / chroma.clamp_min(TINY), largest, alpha=2)
+    k = torch.remainder(sixths + offsets[:, :, None, None], 6)
+    return torch.addcmul(value, chroma, torch.minimum(k, 4 - k).clamp(0, 1), value=-1)
+
+
+def blur(images: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+    """Convolve each image with its kernel (N, K) along both axes; its mirror image goes on beyond the border."""
+    rows, channels, height, width = images.shape
+    taps = kernels.shape[1]
+    weights = kernels.repeat_interleave(channels, dim=0).unsqueeze(1)
+    reach = [taps // 2] * 4
+    padded = F.pad(images.reshape(1, rows * channels, height, width), reach, mode="reflect")
+    across = F.conv2d(padded, weights.unsqueeze(2), groups=rows * channels)
+    return F.conv2d(across, weights.unsqueeze(3), groups=rows * channels).view_as(images)

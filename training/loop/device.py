@@ -4,15 +4,22 @@ import ctypes
 import os
 import platform
 import random
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from xtrain.errors import ConfigError
 
+# What autocast computes in; float32 needs none.
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Turn `auto` into `bf16` where the hardware multiplies it natively, else `fp32`.
+    """Turn `auto` into `bf16` where the hardware multiplies it natively, else `fp16` on a GPU and `fp32` on a CPU.
 
     On a CPU with AVX512-BF16, autocast gave 1.4-1.6 x the training images a second; without it, it is emulated
     and slower.
@@ -24,7 +31,40 @@ def choose_precision(name: str, device: torch.device) -> str:
         if device.type == "cuda"
         else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
-    return "bf16" if native else "fp32"
+    return "bf16" if native else "fp16" if device.type == "cuda" else "fp32"
+
+
+def set_up(device: torch.device, deterministic: bool) -> None:
+    """Choose how the process computes on a device, before its first use."""
+    if deterministic:
+        make_deterministic()
+    if device.type == "cpu":
+        keep_freed_memory()
+        return
+    torch.backends.cudnn.benchmark = not deterministic  # every step has one shape, so the search is paid once
+    # Convolutions of a float32 training step may round their factors to TF32, as is torch's own default; matrix
+    # products may not: they are a small part of the time, and augmentation computes coordinates with them.
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextmanager
+def strict_float32() -> Iterator[None]:
+    """Compute float32 convolutions in float32 on a GPU too, not in TF32: for figures that are reported."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the largest number of bytes in use so far: torch's tensors on a GPU, the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def keep_freed_memory() -> None:

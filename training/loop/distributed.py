@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from xtrain.errors import ConfigError
+from xtrain.errors import ConfigError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,36 @@ def process_group(device: torch.device) -> Iterator[Process]:
         # Nobody leaves while another still works: the launcher ends all when one has gone, and the main
         # process writes its report last.
         dist.barrier()
+    except RuntimeError as error:
+        message = str(error)
+        if not isinstance(error, dist.DistError) and not any(word in message.lower() for word in ("gloo", "nccl")):
+            raise
+        reason = message.strip().splitlines()[0]
+        raise TrainingError(
+            f"the connection to the other processes broke ({reason}); one of them has ended: its own message says why, "
+            "and --resume goes on after the last whole epoch"
+        ) from error
     finally:
         # Gloo aborts the process if its group is freed while the interpreter shuts down; DistributedDataParallel
         # holds it in reference cycles until they are collected.
         gc.collect()
         dist.destroy_process_group()
+
+
+@contextmanager
+def first_of_machine(process: Process) -> Iterator[None]:
+    """Let the first process of each machine do something before the others, such as fetching a file they all read."""
+    if process.world_size == 1:
+        yield
+        return
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    if not first:
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if first:
+            dist.barrier()
 
 
 def check_batch(batch_size: int, world_size: int) -> None:
@@ -95,6 +120,13 @@ def all_reduce_min(value: torch.Tensor, process: Process) -> torch.Tensor:
     """Return the element-wise minimum of every process's tensor, computed in place."""
     if process.world_size > 1:
         dist.all_reduce(value, dist.ReduceOp.MIN)
+    return value
+
+
+def all_reduce_max(value: torch.Tensor, process: Process) -> torch.Tensor:
+    """Return the element-wise maximum of every process's tensor, computed in place."""
+    if process.world_size > 1:
+        dist.all_reduce(value, dist.ReduceOp.MAX)
     return value
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from training.config import TrainConfig
 from training.models.classifier import Classifier, ModelSpec
 from training.optimizers import OPTIMIZERS
 from xtrain.errors import TrainingError
+
+MOST_AUTO = 1024  # images of an automatic batch; larger ones need another learning rate
+AUTO_SHARE = 0.8  # of the free memory; libraries need the rest
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,56 @@ def estimate(config: TrainConfig, spec: ModelSpec, image_bytes: int) -> Estimate
         spec: of the network.
         image_bytes: of the images that stay on the device.
     """
+    classifier, activations = _activations(spec, config.batch_size)
+    # Autocast keeps activations in half the bytes; what it keeps in float32 is small.
+    width = 1.0 if config.precision == "fp32" else 0.5
+    count = sum(parameter.numel() for parameter in classifier.network.parameters())
+    copies = 2 if config.ema else 1
+    return Estimate(
+        parameters=count,
+        weights=4 * count * copies,
+        gradients=4 * count,
+        optimizer=4 * count * OPTIMIZERS[config.optimizer].state_tensors,
+        activations=int(activations * width),
+        images=image_bytes,
+    )
+
+
+def forward_bytes(spec: ModelSpec) -> int:
+    """Return what one image needs at most while the network runs forward in float32: all that training would keep."""
+    return _activations(spec, 2)[1] // 2
+
+
+def largest_batch(config: TrainConfig, spec: ModelSpec, free: int, rows: int) -> int:
+    """Return the largest power of two of images that a batch may have, up to 1024 and to the rows there are.
+
+    Args:
+        config: optimizer, precision, averaging.
+        spec: of the network.
+        free: bytes that weights, optimizer and activations may take.
+        rows: training rows.
+
+    Raises:
+        TrainingError: not even two images fit.
+    """
+    two = estimate(replace(config, batch_size=2), spec, 0)
+    fitting = int((free * AUTO_SHARE - (two.total - two.activations)) / (two.activations / 2))
+    if fitting < 2:
+        raise TrainingError(
+            f"--batch-size auto: not even two images fit the {free / 1e9:.1f} GB that are free; use a smaller model "
+            "or --image-size"
+        )
+    return int(min(MOST_AUTO, 1 << (fitting.bit_length() - 1), max(2, 1 << (rows.bit_length() - 1))))
+
+
+def _activations(spec: ModelSpec, rows: int) -> tuple[Classifier, int]:
+    """Return the network on torch's meta device, and the bytes that it keeps of a batch for the backward pass."""
     with torch.device("meta"):
         classifier = Classifier(spec)
         size = classifier.preprocess.output_size
-        pixels = torch.empty(config.batch_size, spec.shape[2], size, size)
-        labels = torch.empty(config.batch_size, dtype=torch.long)
-    parameters = list(classifier.network.parameters())
-    own = {_storage(parameter) for parameter in parameters}
+        pixels = torch.empty(rows, spec.shape[2], size, size)
+        labels = torch.empty(rows, dtype=torch.long)
+    own = {_storage(parameter) for parameter in classifier.network.parameters()}
     saved: dict[int, torch.Tensor] = {}
 
     def record(tensor: torch.Tensor) -> torch.Tensor:
@@ -63,19 +109,7 @@ def estimate(config: TrainConfig, spec: ModelSpec, image_bytes: int) -> Estimate
     classifier.train()
     with torch.autograd.graph.saved_tensors_hooks(record, unchanged):
         F.cross_entropy(classifier.network(pixels), labels)
-    # Autocast keeps activations in half the bytes; what it keeps in float32 is small.
-    width = 0.5 if config.precision == "bf16" else 1.0
-    activations = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-    count = sum(parameter.numel() for parameter in parameters)
-    copies = 2 if config.ema else 1
-    return Estimate(
-        parameters=count,
-        weights=4 * count * copies,
-        gradients=4 * count,
-        optimizer=4 * count * OPTIMIZERS[config.optimizer].state_tensors,
-        activations=int(activations * width),
-        images=image_bytes,
-    )
+    return classifier, sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -57,6 +57,17 @@ class Classifier(nn.Module):
             **spec.switches,
         )
 
+    @property
+    def last_layer_name(self) -> str:
+        """The name of the linear layer of the network that gives the logits, such as `fc`."""
+        name: str = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)][-1]
+        return name
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The linear layer that gives the logits."""
+        return self.network.get_submodule(self.last_layer_name)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits of raw images."""
         logits: torch.Tensor = self.network(self.preprocess(images))

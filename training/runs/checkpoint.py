@@ -9,7 +9,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from training.models.classifier import Classifier, ModelSpec
 from xtrain.errors import CheckpointError, XtrainError
 from xtrain.files import open_atomic
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,16 @@ def load(path: Path) -> Checkpoint:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on odd pickles; they are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] not in (1, 2, FORMAT):
+        if content["format"] not in (1, 2, 3, FORMAT):
             raise CheckpointError(
                 f"{path}: checkpoint format {content['format']}, not {FORMAT}; use the version that wrote it"
             )
         if content["format"] == 1:
             content = _from_format_1(content)
-        if content["format"] < FORMAT:
+        if content["format"] <= 2:
             content = _from_format_2(content)
+        if content["format"] <= 3:
+            content = _from_format_3(content)
         checkpoint = Checkpoint(
             config=TrainConfig.from_json(content["config"]),
             spec=ModelSpec.from_json(content["spec"]),
@@ -179,3 +181,16 @@ def _from_format_2(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content with the settings that came later at what they were: not there."""
     added = {"data_dir": None, "classes": None, "native_size": None, "group_pattern": None}
     return {**content, "config": {**content["config"], **added}, "training_rows": None}
+
+
+def _from_format_3(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content with the settings that came later as they were in effect, and the state of today's loop."""
+    added = {item.name: item.default for item in fields(TrainConfig) if item.name not in content["config"]}
+    config, state = {**content["config"], **added}, dict(content["training"])
+    if state:
+        kind = "plateau" if config["scheduler"] == "plateau" else "planned"
+        state["schedule"] = {"warming": 0, **({kind: state["schedule"]} if state["schedule"] else {})}
+        stopping = dict(state["stopping"])
+        stopping["best"] = stopping.pop("best_accuracy")
+        state |= {"stopping": stopping, "scaler": {}}
+    return {**content, "config": config, "training": state}

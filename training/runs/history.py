@@ -1,5 +1,6 @@
 """What the training loop tells: one record an epoch, and the outcome of the whole."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,3 +51,10 @@ def epoch_record(
         "seconds": round(whole, 3),
         "images_per_second": round(rows / train_seconds, 1),
     }
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]], monitor: str) -> int:
+    """Return the number of the epoch whose `monitor` (accuracy, loss, f1 or auc) was the best, by its lines."""
+    sign = -1 if monitor == "loss" else 1
+    best = max(history, key=lambda entry: (sign * entry[f"val_{monitor}"], -entry["val_loss"]))
+    return int(best["epoch"])

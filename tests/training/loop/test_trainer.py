@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,18 @@ import pytest
 import torch
 
 from tests.conftest import train
+from training.config import MONITORS
 from training.loop.schedule import EarlyStopping
 from training.optimizers import OPTIMIZERS, SCHEDULERS
 from training.runs import checkpoint
 from training.runs import folder as run_folder
+from xtrain.errors import TrainingError
+from xtrain.metrics import Metrics, evaluate
+
+
+def figures(**values: float) -> Metrics:
+    """Metrics of some validation rows with these figures."""
+    return replace(evaluate(np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]])), **values)
 
 
 def history(run: Path) -> list[dict[str, float]]:
@@ -42,7 +51,7 @@ def test_the_summary_is_of_the_best_epoch(sample_run: Path) -> None:
     dataset = catalog.load(best.config.data)
     val = dataset.splits["val"]
     assert val.labels is not None
-    again = evaluate(val.labels, predict(best.classifier(), Loader(val, 32, Process(torch.device("cpu")))))
+    again = evaluate(val.labels, predict(best.classifier(), Loader(val, Process(torch.device("cpu")))))
     assert again.accuracy == figures["accuracy"] and again.loss == pytest.approx(figures["loss"], rel=1e-5)
 
 
@@ -86,10 +95,25 @@ def test_early_stopping_keeps_the_best(tiny: Path, tmp_path: Path) -> None:
 
 def test_patience_counts_accuracy_and_ties_go_to_the_lower_loss() -> None:
     stopping = EarlyStopping(patience=2)
-    assert stopping.update(1, 0.5, 1.0)
-    assert stopping.update(2, 0.5, 0.9) and not stopping.exhausted
-    assert not stopping.update(3, 0.5, 0.95)
+    assert stopping.update(1, figures(accuracy=0.5, loss=1.0))
+    assert stopping.update(2, figures(accuracy=0.5, loss=0.9)) and not stopping.exhausted
+    assert not stopping.update(3, figures(accuracy=0.5, loss=0.95))
     assert stopping.exhausted and stopping.best_epoch == 2
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_each_figure_can_be_monitored(monitor: str) -> None:
+    """The best epoch is the one with the best of it, whatever the others say."""
+    worse = {"accuracy": 0.9, "f1": 0.9, "auc": 0.9, "loss": 0.5}
+    better = {**dict.fromkeys(worse, 0.1), "loss": 2.0, monitor: 0.4 if monitor == "loss" else 0.95}
+    stopping = EarlyStopping(patience=3, monitor=monitor)
+    assert stopping.update(1, figures(**worse)) and stopping.update(2, figures(**better))
+    assert not stopping.update(3, figures(**worse)) and stopping.best_epoch == 2
+
+
+def test_a_figure_that_is_not_defined() -> None:
+    with pytest.raises(TrainingError, match="--monitor auc: the validation rows hold one class only"):
+        EarlyStopping(patience=3, monitor="auc").update(1, replace(figures(), auc=None))
 
 
 def test_the_learning_rate_drops_on_a_plateau(tiny: Path, tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def digests(run: Path) -> tuple[str, str]:
 
 
 def untimed(run: Path) -> list[dict[str, float]]:
-    timing = ("seconds", "train_seconds", "images_per_second")
-    return [{key: value for key, value in entry.items() if key not in timing} for entry in history(run)]
+    measured = ("seconds", "train_seconds", "images_per_second", "peak_memory_bytes")
+    return [{key: value for key, value in entry.items() if key not in measured} for entry in history(run)]
 
 
 def start(*arguments: object, program: str = "from training.cli import main; main()") -> subprocess.Popen[str]:
