@@ -82,19 +82,24 @@ def refuse_inputs(path: Path, inputs: Iterable[str | Path]) -> None:
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise OutputError if `path` exists and may not be replaced, or can never become a file."""
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise OutputError(f"{path}: {above} is a file; choose another -o")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: {above} cannot be written; choose another -o")
+    _refuse_parent(path)
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another -o or add --overwrite")
 
 
+def _refuse_parent(path: Path) -> None:
+    """Raise OutputError if the folder of `path`, or the nearest one above it that exists, cannot be written."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise OutputError(f"{path}: {above} is a file; choose another -o")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: {above} cannot be written; choose another -o")
+
+
 LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of file managers, in every folder that was looked at
-WRITTEN = ".xtrain"  # names what a command wrote into a folder, so that it may replace that and nothing else
+MANIFEST = ".xtrain"  # names what a command wrote into a folder, so that it may replace that and nothing else
 
 
 @contextmanager
@@ -115,7 +120,7 @@ def replacing_folder(path: Path, overwrite: bool) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         names = sorted(str(file.relative_to(temporary)) for file in temporary.rglob("*") if file.is_file())
-        (temporary / WRITTEN).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        (temporary / MANIFEST).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
@@ -132,19 +137,18 @@ def replacing_folder(path: Path, overwrite: bool) -> Iterator[Path]:
 
 def refuse_existing_folder(path: Path, overwrite: bool) -> None:
     """Raise OutputError if `path` holds something that may not be replaced, or can never become a folder."""
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: is a file; name a folder")
     path = path.resolve()
     if os.path.ismount(path) or Path.cwd().is_relative_to(path):
         raise OutputError(f"{path}: is the present folder, or one that cannot be renamed; name a folder below it")
-    refuse_existing(path, overwrite=True) if not path.exists() else refuse_existing(path.parent / WRITTEN, True)
+    _refuse_parent(path)
     if not path.is_dir() or not any(path.iterdir()):
         return
-    written = path / WRITTEN
-    names = {WRITTEN, *written.read_text(encoding="utf-8").splitlines()} if written.is_file() else set()
-    files = [file for file in path.rglob("*") if not file.is_dir() and file.name not in LITTER]
-    strange = [file for file in files if str(file.relative_to(path)) not in names]
-    if strange:
-        raise OutputError(f"{path}: holds {strange[0].name}, which no export wrote; name a new folder")
+    manifest = path / MANIFEST
+    names = {MANIFEST, *manifest.read_text(encoding="utf-8").splitlines()} if manifest.is_file() else set()
+    for file in path.rglob("*"):
+        if not file.is_dir() and file.name not in LITTER and str(file.relative_to(path)) not in names:
+            raise OutputError(f"{path}: holds {file.name}, which no export wrote; name a new folder")
     if not overwrite:
         raise OutputError(f"{path}: exists already; name another folder or add --overwrite")

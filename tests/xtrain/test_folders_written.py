@@ -1,12 +1,13 @@
 """Folders that a command writes: whole or not at all, and never in place of somebody else's."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from xtrain.errors import OutputError
-from xtrain.files import WRITTEN, replacing_folder
+from xtrain.files import MANIFEST, replacing_folder
 
 
 def write(path: Path, text: str = "new", overwrite: bool = False) -> None:
@@ -21,7 +22,7 @@ def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
         write(tmp_path / "a", "newer")
     write(tmp_path / "a", "newer", overwrite=True)
     assert (tmp_path / "a" / "sub" / "file").read_text() == "newer"
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [WRITTEN, "sub"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [MANIFEST, "sub"]
     assert os.listdir(tmp_path) == ["a"]
 
 
@@ -33,6 +34,37 @@ def test_whatever_else_lies_in_it_is_kept(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match="which no export wrote"):
         write(tmp_path / "a", "newer", overwrite=True)
     assert (tmp_path / "a" / name).read_text() == "all of it" and os.listdir(tmp_path) == ["a"]
+
+
+def test_it_looks_no_further_than_the_first_strange_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home folder may hold a million of them."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.tex").write_text("all of it")
+
+    def rglob(folder: Path, _: str) -> Iterator[Path]:
+        yield folder / "thesis.tex"
+        raise AssertionError("looked further")
+
+    monkeypatch.setattr(Path, "rglob", rglob)
+    with pytest.raises(OutputError, match="holds thesis.tex"):
+        write(tmp_path / "a", overwrite=True)
+
+
+def test_a_device_is_no_folder(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="is a file"):
+        write(tmp_path / "pipe", overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_folder_that_lies_where_nothing_can_be_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "locked" / "a")
+    (tmp_path / "locked" / MANIFEST).mkdir()  # beside it, where it says nothing of it
+    write(tmp_path / "locked" / "a", overwrite=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "locked")
+    for name in ("a", "b"):
+        with pytest.raises(OutputError, match="locked cannot be written"):
+            write(tmp_path / "locked" / name, overwrite=True)
 
 
 def test_the_present_folder_and_those_above_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

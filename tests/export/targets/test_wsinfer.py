@@ -18,7 +18,7 @@ from serving.model.predictor import Predictor
 from tests.conftest import ROOT
 from xtrain.data.datasets import read_npz
 from xtrain.errors import ConfigError, OutputError
-from xtrain.files import WRITTEN
+from xtrain.files import MANIFEST
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning"),
@@ -43,7 +43,7 @@ def test_the_configuration_keeps_the_schemas_rules(folder: Path) -> None:
     assert (config["patch_size_pixels"], config["spacing_um_px"], card.spacing_um) == (28, 4.0, 4.0)
     assert [step["name"] for step in config["transform"]] == ["Resize", "ToTensor"]
     assert isinstance(config["transform"][0]["arguments"]["size"], int)  # QuPath takes no list
-    names = sorted(path.name for path in folder.iterdir() if path.name != WRITTEN)
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
     assert names == ["README.md", "config.json", "torchscript_model.pt"]
 
 
