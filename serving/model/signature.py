@@ -20,6 +20,7 @@ from xtrain.errors import ConfigError, ModelFileError
 # What stands before the 32 bytes of a key in DER: the algorithm 1.3.101.112 and lengths, always the same.
 PRIVATE, PUBLIC = bytes.fromhex("302e020100300506032b657004220420"), bytes.fromhex("302a300506032b6570032100")
 BYTES = 64  # of a signature
+LARGEST_KEY = 64 * 2**10  # bytes of a PEM file, which may say in words whose key it holds
 
 
 def sidecar(path: Path) -> Path:
@@ -38,7 +39,7 @@ class PrivateKey:
         """Read a PEM file.
 
         Raises:
-            ConfigError: unreadable, encrypted, or no Ed25519 key; or PyNaCl is not installed.
+            ConfigError: unreadable, too large, encrypted, or no Ed25519 key; or PyNaCl is not installed.
         """
         return cls(_key(path, "PRIVATE KEY", PRIVATE, "--sign"))
 
@@ -60,7 +61,7 @@ class PublicKey:
         """Read a PEM file.
 
         Raises:
-            ConfigError: unreadable, or no public Ed25519 key; or PyNaCl is not installed.
+            ConfigError: unreadable, too large, or no public Ed25519 key; or PyNaCl is not installed.
         """
         return cls(_key(path, "PUBLIC KEY", PUBLIC, "--verify-key"))
 
@@ -101,7 +102,11 @@ def _key(path: Path, label: str, prefix: bytes, option: str) -> bytes:
     if importlib.util.find_spec("nacl") is None:
         raise ConfigError(f"{option}: PyNaCl is not installed; install xtrain[sign]")
     try:
-        text = path.read_text(encoding="ascii")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_KEY + 1)
+        if len(content) > LARGEST_KEY:
+            raise ConfigError(f"{option} {path}: is larger than {LARGEST_KEY // 2**10} KiB; name the PEM file of a key")
+        text = content.decode("ascii")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a PEM file"
         raise ConfigError(f"{option} {path}: cannot be read ({reason})") from error

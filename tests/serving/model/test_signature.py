@@ -11,7 +11,7 @@ from export.package import package_file
 from serving.model import onnxfile
 from serving.model.predictor import Predictor
 from serving.model.repository import ModelRepository
-from serving.model.signature import PrivateKey, PublicKey, sidecar
+from serving.model.signature import LARGEST_KEY, PrivateKey, PublicKey, sidecar
 from tests.conftest import Command
 from tests.serving.server import running
 from xtrain.errors import ConfigError, ModelFileError
@@ -83,6 +83,21 @@ def test_what_is_no_private_key(keys: Path, name: str) -> None:
 def test_what_is_no_public_key(keys: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="--verify-key"):
         PublicKey.read(keys / f"{name}.pem")
+
+
+def test_a_key_is_read_up_to_a_bound(keys: Path, tmp_path: Path, command: Command, sample_model: Path) -> None:
+    pem = (keys / "key.public.pem").read_text()
+    for spare, accepted in ((0, True), (1, False)):
+        path = tmp_path / "long.pem"
+        path.write_text("x" * (LARGEST_KEY - len(pem) - 1 + spare) + "\n" + pem)
+        if accepted:
+            assert PublicKey.read(path) == PublicKey.read(keys / "key.public.pem")
+        else:
+            with pytest.raises(ConfigError, match="larger than 64 KiB"):
+                PublicKey.read(path)
+    for name, option in (("xserve", "--verify-key"), ("xexport", "--sign")):
+        ended = command(name, sample_model, option, "/dev/zero")
+        assert ended.code == 2 and f"{option} /dev/zero: is larger than 64 KiB" in ended.error
 
 
 def test_a_new_export_leaves_no_old_signature(sample_run: Path, keys: Path, tmp_path: Path, command: Command) -> None:
