@@ -43,9 +43,8 @@ class ExportOptions:
     )
     spacing_um: float | None = option(
         None,
-        low=0,
+        low=0.001,  # a nanometre; less is a slip
         high=10_000,
-        open_low=True,
         default_text="unknown",
         help="Micrometres a pixel of the training images as they are stored, for the card (PathMNIST at 28 pixels: 4).",
     )

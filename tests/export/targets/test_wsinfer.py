@@ -68,7 +68,16 @@ def test_the_archive_tells_nothing_of_this_machine(folder: Path) -> None:
         assert not any(str(ROOT).encode() in archive.read(name) for name in archive.namelist())
 
 
-@pytest.mark.parametrize(("spacing", "message"), [(None, "--spacing-um"), (0.0, "above 0"), (float("nan"), "finite")])
+@pytest.mark.parametrize(
+    ("spacing", "message"),
+    [
+        (None, "--spacing-um"),
+        (0.0, "at least 0.001"),
+        (1e-9, "at least 0.001"),
+        (1e5, "at most 10000"),
+        (float("nan"), "finite"),
+    ],
+)
 def test_without_a_spacing_nothing_begins(
     sample_run: Path, tmp_path: Path, spacing: float | None, message: str
 ) -> None:
