@@ -64,6 +64,29 @@ def test_the_dockerfile_leaves_no_tools_and_runs_as_a_number() -> None:
         assert all(list(ROOT.glob(name)) for name in names), source
 
 
+def test_what_is_pruned_leaves_the_headers_that_cuda_compiles_from(tmp_path: Path) -> None:
+    (prune,) = re.findall(r"&& (find \. .*? -exec rm -rf \{\} \+)", DOCKERFILE, re.S)
+    kept = {
+        "numpy/core.py",
+        "nvidia/cu13/include/cuda_fp16.h",
+        "nvidia/cu13/include/cccl/cuda/tests/one.h",
+        "nvidia/cudnn/include/cudnn.h",
+        "nvidia/cudnn/lib/libcudnn.so.9",
+    }
+    pruned = {
+        "numpy/core.pyi",
+        "numpy/include/arrays.h",
+        "numpy/tests/one.py",
+        "nvidia/tests/one.py",
+        "x/nvidia/include/y.h",
+    }
+    for name in kept | pruned:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    subprocess.run(["sh", "-c", prune], cwd=tmp_path, check=True)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == kept
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
