@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import combinations
 from pathlib import Path
 
 from export.options import ExportOptions
@@ -30,7 +31,7 @@ def package_file(model: Path, options: ExportOptions) -> list[Path]:
         options: of which those of `FOR_A_FILE` count.
 
     Raises:
-        ConfigError: no such option, or one that needs the runs.
+        ConfigError: no such option, one that needs the runs, or places of which one would replace another.
         ModelFileError: the file is not one of `xexport`, or was changed.
         OutputError: something cannot be written.
     """
@@ -42,10 +43,7 @@ def package_file(model: Path, options: ExportOptions) -> list[Path]:
         raise ConfigError(f"{model}: is exported already; add --triton FOLDER, --web FOLDER or --sign KEY")
     key = None if options.sign is None else PrivateKey.read(options.sign)
     card, digest = read_card(model), onnxfile.verify(model)
-    _check_folders(card.name, options)
-    for folder in (options.triton, options.web):
-        if folder is not None and model.resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(f"{folder}: holds {model}, and would be replaced; name another folder")
+    _check_folders(model, card.name, options)
     written = []
     if key is not None:
         refuse_existing(signature.sidecar(model), options.overwrite)
@@ -58,13 +56,12 @@ def check_targets(plan: Plan) -> None:
     """Refuse what cannot be written, before anything is computed.
 
     Raises:
-        ConfigError: images or a name that a program cannot use.
+        ConfigError: images or a name that a program cannot use, or places of which one would replace another.
         OutputError: a folder that holds something else.
     """
-    _check_folders(plan.name, plan.options)
     if plan.options.wsinfer is not None:
         wsinfer.check(plan.shape, plan.checkpoints[0].spec.classes, plan.options.spacing_um)
-        refuse_existing_folder(plan.options.wsinfer, plan.options.overwrite)
+    _check_folders(plan.output, plan.name, plan.options)
 
 
 @contextmanager
@@ -103,11 +100,37 @@ def write_folders(model: Path, card: Card, options: ExportOptions) -> list[Path]
     return written
 
 
-def _check_folders(name: str, options: ExportOptions) -> None:
+def _check_folders(model: Path, name: str, options: ExportOptions) -> None:
+    """Refuse folders that cannot be written, before any is.
+
+    Raises:
+        ConfigError: a name or a runtime that cannot be used, or places of which one would replace another.
+        OutputError: a folder that holds something else.
+    """
+    if options.onnxruntime_web is not None and options.web is None:
+        raise ConfigError("--onnxruntime-web is for --web; add --web FOLDER, or leave --onnxruntime-web out")
+    folders = {"--wsinfer": options.wsinfer, "--web": options.web}
     if options.triton is not None:
         triton.check_name(name)
-        refuse_existing_folder(options.triton / name, options.overwrite)
+        folders["--triton"] = options.triton / name  # other models of the repository stay
+    targets = {option: folder for option, folder in folders.items() if folder is not None}
+    _refuse_nested(model, targets)
     if options.web is not None:
         for file in web.FILES:
             web.read_runtime(file, options.onnxruntime_web)
-        refuse_existing_folder(options.web, options.overwrite)
+    for folder in targets.values():
+        refuse_existing_folder(folder, options.overwrite)
+
+
+def _refuse_nested(model: Path, folders: dict[str, Path]) -> None:
+    """Raise ConfigError if the model, a file beside it or one of the folders is, or lies in, another of them."""
+    files = (model, model.with_suffix(".md"), onnxfile.sidecar(model), signature.sidecar(model))
+    places = [(str(file), file.resolve()) for file in files]
+    places += [(f"{option} {folder}", folder.resolve()) for option, folder in folders.items()]
+    for (first, first_path), (second, second_path) in combinations(places, 2):
+        if first_path == second_path:
+            raise ConfigError(f"{first} and {second} are the same place; name two")
+        if first_path.is_relative_to(second_path):
+            raise ConfigError(f"{first} lies inside {second}, which is written whole; name a place outside of it")
+        if second_path.is_relative_to(first_path):
+            raise ConfigError(f"{second} lies inside {first}, which is written whole; name a place outside of it")

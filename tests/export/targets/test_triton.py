@@ -79,7 +79,7 @@ def test_the_folder_is_also_xserves_with_its_signature(sample_model: Path, tmp_p
     (entry,) = ModelRepository(tmp_path / "models").entries()
     assert (entry.name, entry.version, entry.fault) == ("sample", "1", "")
     assert onnxfile.verify(entry.path) == onnxfile.sha256(model)
-    with pytest.raises(ConfigError, match="would be replaced"):
+    with pytest.raises(ConfigError, match="lies inside --triton"):
         package_file(entry.path, ExportOptions(triton=tmp_path / "models", overwrite=True))
     assert entry.path.is_file()
 
