@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,26 +109,41 @@ def test_cards_models_and_scores(ask: Ask, server: str, sample: Path, tmp_path: 
         ask(server, "predict", np.zeros((2, 5, 5, 3), np.uint8))
 
 
+Response = tuple[int, dict[str, str], Any]  # status, headers, and a body as bytes or as what becomes JSON
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a scripted server was asked."""
+
+    moment: float
+    token: str
+    body: bytes
+
+    @property
+    def images(self) -> int:
+        return self.body.count(b'name="image"')
+
+
 @contextmanager
-def scripted(*responses: tuple[int, dict[str, str], Any]) -> Iterator[tuple[str, list[float]]]:
-    """Serve responses in turn, the last one for ever; yields the address and the moments of the requests."""
-    left, moments = list(responses), list[float]()
+def scripted(respond: Callable[[Request], Response]) -> Iterator[tuple[str, list[Request]]]:
+    """Serve what a function says to each request; yields the address, and the requests as they come."""
+    requests: list[Request] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.do_GET()
-
         def do_GET(self) -> None:
-            moments.append(time.monotonic())
-            status, headers, body = left.pop(0) if len(left) > 1 else left[0]
-            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            requests.append(Request(time.monotonic(), self.headers.get("Authorization", ""), body))
+            status, headers, answer = respond(requests[-1])
+            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
             for name, value in {"Content-Length": str(len(content)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
             self.close_connection = "Content-Length" in headers
+
+        do_POST = do_GET
 
         def log_message(self, *_: object) -> None:
             pass
@@ -136,11 +152,29 @@ def scripted(*responses: tuple[int, dict[str, str], Any]) -> Iterator[tuple[str,
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", moments
+        yield f"http://127.0.0.1:{server.server_port}", requests
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def in_turn(*responses: Response) -> Callable[[Request], Response]:
+    """One response after another, the last one for ever."""
+    left = list(responses)
+    return lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+
+def at_most(images: int, status: int) -> Callable[[Request], Response]:
+    """The same class for every image; the status for more images in a request, and for one that says "too much"."""
+    one = {"class": 0, "label": "a", "probability": 1.0, "probabilities": [1.0]}
+
+    def respond(request: Request) -> Response:
+        if request.images > images or b"too much" in request.body:
+            return status, {}, {"error": {"message": "too much"}}
+        return 200, {}, {"sha256": "0", "predictions": [one] * request.images}
+
+    return respond
 
 
 BUSY = {"error": {"message": "the queue is full"}}
@@ -148,27 +182,29 @@ BUSY = {"error": {"message": "the queue is full"}}
 
 @both
 def test_a_busy_server_is_asked_when_it_said(ask: Ask) -> None:
-    with scripted((429, {"Retry-After": "1"}, BUSY), (503, {}, BUSY), (200, {}, {"default": "m"})) as (url, moments):
+    responses = in_turn((429, {"Retry-After": "1"}, BUSY), (503, {}, BUSY), (200, {}, {"default": "m"}))
+    with scripted(responses) as (url, requests):
         assert ask(url, "models") == {"default": "m"}
-    first, second = np.diff(moments)
+    first, second = np.diff([request.moment for request in requests])
     assert 0.95 <= first < 2 and 0.4 <= second < 2
 
 
 @both
 def test_it_gives_up_in_the_end(ask: Ask) -> None:
-    with scripted((429, {"Retry-After": "0"}, BUSY)) as (url, moments):
+    with scripted(in_turn((429, {"Retry-After": "0"}, BUSY))) as (url, requests):
         with pytest.raises(ServerError, match="429 the queue is full") as refused:
             ask(url, "models")
-    assert len(moments) == 5 and refused.value.status == 429
+    assert len(requests) == 5 and refused.value.status == 429
 
 
 @both
 def test_a_connection_that_breaks_is_tried_again(ask: Ask) -> None:
     """Once the server has answered; who never did is not waited for."""
     short = (200, {"Content-Length": "100"}, {"default": "m"})
-    with scripted((429, {"Retry-After": "0"}, BUSY), short, (200, {}, {"default": "m"})) as (url, moments):
+    responses = in_turn((429, {"Retry-After": "0"}, BUSY), short, (200, {}, {"default": "m"}))
+    with scripted(responses) as (url, requests):
         assert ask(url, "models") == {"default": "m"}
-    assert len(moments) == 3
+    assert len(requests) == 3
     began = time.monotonic()
     with pytest.raises(ServerError, match="no answer"):
         ask(url, "models")
@@ -178,7 +214,7 @@ def test_a_connection_that_breaks_is_tried_again(ask: Ask) -> None:
 @both
 @pytest.mark.parametrize("body", [b"<html>", [1], {"predictions": []}, {}])
 def test_another_kind_of_server(ask: Ask, body: Any) -> None:
-    with scripted((200, {}, body)) as (url, _), pytest.raises(ServerError, match="not the answer of xserve"):
+    with scripted(in_turn((200, {}, body))) as (url, _), pytest.raises(ServerError, match="not the answer of xserve"):
         ask(url, "predict", [b"x"])
 
 
@@ -192,46 +228,17 @@ def test_they_are_part_of_the_api() -> None:
     assert xtrain.Client is Client and xtrain.AsyncClient is AsyncClient and xtrain.ServerError is ServerError
 
 
-@contextmanager
-def answering(limit: int, status: int) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    """Serve `/v1/predict` for at most so many images of a request; yields address, and token and images of each."""
-    seen: list[tuple[str, int]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            count = body.count(b'name="image"')
-            seen.append((self.headers.get("Authorization", ""), count))
-            one = {"class": 0, "label": "a", "probability": 1.0, "probabilities": [1.0]}
-            values: dict[str, Any] = {"sha256": "0", "predictions": [one] * count}
-            if count > limit or b"too much" in body:
-                values = {"error": {"message": "too much"}}
-            content = json.dumps(values).encode()
-            self.send_response(status if "error" in values else 200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.mark.parametrize("status", [413, 415, 504])
 def test_a_group_that_is_too_much_is_sent_one_by_one_with_the_token(status: int) -> None:
-    with answering(1, status) as (url, seen), Client(url, token="secret") as client:
+    with scripted(at_most(1, status)) as (url, requests), Client(url, token="secret") as client:
         answers = client.predict([b"a", b"b", b"c"])
-        assert [answer.label for answer in answers] == ["a"] * 3 and [count for _, count in seen] == [3, 1, 1, 1]
-        assert {token for token, _ in seen} == {"Bearer secret"}
+        assert [answer.label for answer in answers] == ["a"] * 3 and [request.images for request in requests] == [
+            3,
+            1,
+            1,
+            1,
+        ]
+        assert {request.token for request in requests} == {"Bearer secret"}
         if status != 504:
             (answer,) = client.predict([b"too much"])
             assert answer.error == "too much" and answer.label is None
@@ -241,9 +248,9 @@ def test_a_group_that_is_too_much_is_sent_one_by_one_with_the_token(status: int)
 
 
 def test_a_group_has_so_many_bytes() -> None:
-    with answering(100, 413) as (url, seen), Client(url) as client:
+    with scripted(at_most(100, 413)) as (url, requests), Client(url) as client:
         client.predict([bytes(3 * 2**20)] * 3 + [b"x"] * 20)
-    assert [count for _, count in seen] == [1, 1, 14, 7] or [count for _, count in seen] == [1, 1, 16, 5]
+    assert [request.images for request in requests] in ([1, 1, 14, 7], [1, 1, 16, 5])
 
 
 def test_leaving_a_stream_ends_its_requests(server: str, sample: Path) -> None:
