@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from serving.client.exchanges import Answer, Exchanges, ServerError, Steps, http_options, query_of
+from serving.client.exchanges import Answer, Exchanges, Steps, http_client, query_of
 from serving.client.groups import Pictures, groups
 
 T = TypeVar("T")
@@ -30,15 +30,15 @@ class Client(Exchanges):
             token: bearer token, where the server asks for one.
             timeout: seconds that the server may be silent.
             retries: of a request that the server was too busy for (429, 502, 503; it says when to come again), or
-                whose connection broke.
+                whose connection broke; 0 for none.
             verify: an `ssl.SSLContext` of one's own; by default the authorities of SSL_CERT_FILE, or the usual ones.
+
+        Raises:
+            ConfigError: `retries` below 0, or a `timeout` that is not above 0.
+            ServerError: no address, or a proxy or certificates in the environment that cannot be used.
         """
         super().__init__(url, token, retries)
-        options = http_options(url, timeout, verify)
-        try:
-            self._http = httpx.Client(**options)
-        except (ValueError, ImportError) as error:
-            raise ServerError(f"{url}: cannot be asked ({error}); check the proxy in the environment") from error
+        self._http = http_client(httpx.Client, url, timeout, verify)
 
     def __enter__(self) -> "Client":
         return self
@@ -103,10 +103,10 @@ class Client(Exchanges):
         """Return the `ID,CLASS` table of an `.npz` or `.npy` of images at the native size.
 
         Raises:
-            OSError: the file cannot be read.
+            DataError: the file cannot be read.
             ServerError: as `predict`.
         """
-        return self._run(self.score_steps(Path(path).read_bytes(), query_of(model, version)))
+        return self._run(self.score_steps(path, query_of(model, version)))
 
     def _run(self, steps: Steps[T]) -> T:
         try:
@@ -133,11 +133,7 @@ class AsyncClient(Exchanges):
     ) -> None:
         """Remember the server; the arguments are those of `Client`."""
         super().__init__(url, token, retries)
-        options = http_options(url, timeout, verify)
-        try:
-            self._http = httpx.AsyncClient(**options)
-        except (ValueError, ImportError) as error:
-            raise ServerError(f"{url}: cannot be asked ({error}); check the proxy in the environment") from error
+        self._http = http_client(httpx.AsyncClient, url, timeout, verify)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -178,10 +174,10 @@ class AsyncClient(Exchanges):
             for group in groups(images):
                 waiting.append(asyncio.ensure_future(self._run(self.predict_steps(group, query))))
                 if len(waiting) >= parallel:
-                    async for answer in _told(waiting.popleft(), progress):
+                    async for answer in _answers_of(waiting.popleft(), progress):
                         yield answer
             while waiting:
-                async for answer in _told(waiting.popleft(), progress):
+                async for answer in _answers_of(waiting.popleft(), progress):
                     yield answer
         finally:
             for task in waiting:
@@ -190,7 +186,7 @@ class AsyncClient(Exchanges):
 
     async def score(self, path: str | Path, model: str | None = None, version: str | None = None) -> str:
         """As `Client.score`."""
-        return await self._run(self.score_steps(Path(path).read_bytes(), query_of(model, version)))
+        return await self._run(self.score_steps(path, query_of(model, version)))
 
     async def _run(self, steps: Steps[T]) -> T:
         try:
@@ -209,8 +205,9 @@ class AsyncClient(Exchanges):
             return end.value  # type: ignore[no-any-return]
 
 
-async def _told(task: "asyncio.Task[list[Answer]]", progress: Progress | None) -> AsyncIterator[Answer]:
-    answers = await task
+async def _answers_of(request: "asyncio.Task[list[Answer]]", progress: Progress | None) -> AsyncIterator[Answer]:
+    """Wait for a request; yield its answers, then report their number."""
+    answers = await request
     for answer in answers:
         yield answer
     if progress is not None:

@@ -4,17 +4,20 @@ Each exchange is a generator: it yields a request to send, or seconds to wait, a
 """
 
 import base64
+import math
 import random
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
 from serving.client.groups import Group, Unreadable
-from xtrain.errors import XtrainError
+from xtrain.errors import ConfigError, DataError, XtrainError
 
 T = TypeVar("T")
+HttpClient = TypeVar("HttpClient", httpx.Client, httpx.AsyncClient)
 Query = dict[str, str | None]
 Steps = Generator[httpx.Request | float, httpx.Response | httpx.RequestError | None, T]
 
@@ -65,6 +68,8 @@ class Exchanges:
     """What both clients send, and how they take the responses."""
 
     def __init__(self, url: str, token: str | None, retries: int) -> None:
+        if retries < 0:
+            raise ConfigError(f"retries is {retries}; it must be at least 0")
         self.url, self.retries = url.rstrip("/"), retries
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._reached = False  # who has never answered is not waited for
@@ -104,8 +109,18 @@ class Exchanges:
             answers += yield from self.predict_steps(part, query)
         return answers
 
-    def score_steps(self, content: bytes, query: Query) -> Steps[str]:
-        """Return the CSV of an `.npz` or `.npy`."""
+    def score_steps(self, path: str | Path, query: Query) -> Steps[str]:
+        """Return the CSV of an `.npz` or `.npy`.
+
+        Raises:
+            DataError: the file cannot be read.
+            ServerError: no answer, or an error.
+        """
+        try:
+            content = Path(path).read_bytes()
+        except (OSError, ValueError) as error:  # as a name with a zero byte
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{path}: cannot be read ({reason}); name an .npz or .npy") from error
         body = {"content": content, "headers": {"Content-Type": "application/octet-stream"}}
         response = yield from self._send(lambda: self._request("POST", "/v1/score", query, **body))
         return response.text
@@ -163,12 +178,21 @@ class Exchanges:
 LOOPBACK = ("localhost", "::1")
 
 
-def http_options(url: str, timeout: float, verify: Any) -> dict[str, Any]:
-    """Return httpx's options: what goes to this machine goes through no proxy of the environment.
+def http_client(kind: type[HttpClient], url: str, timeout: float, verify: Any) -> HttpClient:
+    """Return a client of httpx; what goes to this machine goes through no proxy of the environment.
+
+    Args:
+        kind: `httpx.Client` or `httpx.AsyncClient`.
+        url: of the server.
+        timeout: seconds that it may be silent.
+        verify: an `ssl.SSLContext`, or True for the authorities of the environment.
 
     Raises:
+        ConfigError: a `timeout` that is not above 0.
         ServerError: no address, or a proxy or certificates in the environment that cannot be used.
     """
+    if not 0 < timeout < math.inf:
+        raise ConfigError(f"timeout is {timeout}; it must be a number of seconds above 0")
     try:
         host = httpx.URL(url).host
         alone = host in LOOPBACK or host.startswith("127.")
@@ -176,7 +200,10 @@ def http_options(url: str, timeout: float, verify: Any) -> dict[str, Any]:
             verify = httpx.create_ssl_context()
     except (httpx.InvalidURL, OSError, ValueError) as error:
         raise ServerError(f"{url}: cannot be asked ({error}); check the address and SSL_CERT_FILE") from error
-    return {"timeout": timeout, "verify": verify, "trust_env": not alone}
+    try:
+        return kind(timeout=timeout, verify=verify, trust_env=not alone)
+    except (ValueError, ImportError) as error:
+        raise ServerError(f"{url}: cannot be asked ({error}); check the proxy in the environment") from error
 
 
 def query_of(model: str | None, version: str | None, explain: bool = False) -> Query:

@@ -24,6 +24,7 @@ from serving.client.groups import GROUP_IMAGES
 from serving.model.predictor import Predictor
 from tests.serving.server import running
 from xtrain.data.datasets import read_npz
+from xtrain.errors import ConfigError, DataError
 
 Ask = Callable[..., Any]
 
@@ -222,6 +223,29 @@ def test_another_kind_of_server(ask: Ask, body: Any) -> None:
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(ServerError):
         waiting(url, "models")
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("option", "value"), [("retries", -1), ("timeout", 0), ("timeout", -1.0), ("timeout", float("nan"))]
+)
+def test_numbers_that_no_client_can_use(client: Callable[..., Any], option: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{option} is {value}; it must be"):
+        client("http://127.0.0.1:1", **{option: value})
+
+
+def test_no_retries_are_one_request() -> None:
+    with scripted(in_turn((429, {"Retry-After": "0"}, BUSY))) as (url, requests), Client(url, retries=0) as client:
+        with pytest.raises(ServerError, match="429"):
+            client.models()
+    assert len(requests) == 1
+
+
+@both
+@pytest.mark.parametrize("name", ["absent.npz", ".", "a\0b"])
+def test_a_file_to_score_that_cannot_be_read(ask: Ask, tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="cannot be read .+; name an .npz or .npy"):
+        ask("http://127.0.0.1:1", "score", f"{tmp_path}/{name}")
 
 
 def test_they_are_part_of_the_api() -> None:
