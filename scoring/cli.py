@@ -1,11 +1,10 @@
 """`xeval` and `xscore`: an exported file over a data set, as figures or predictions; `xpredict`: single pictures."""
 
-import csv
 import io
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -16,9 +15,6 @@ from xtrain.console import FilePath
 from xtrain.files import STANDARD_OUTPUT
 from xtrain.options import click_options
 from xtrain.signals import ending_at_once
-
-if TYPE_CHECKING:
-    from scoring.predict import Prediction
 
 model_argument = click.argument("model", type=FilePath(), metavar="M.onnx")
 
@@ -79,6 +75,7 @@ def predict(model: str, files: tuple[Path, ...], heatmap: Path | None, device: s
     """
     with ending_at_once():
         from scoring.predict import predict_files
+        from scoring.table import CsvTable
 
     if shown["as_json"] and shown["as_csv"]:
         raise click.UsageError("--json and --csv are two formats; leave one of them out")
@@ -90,7 +87,7 @@ def predict(model: str, files: tuple[Path, ...], heatmap: Path | None, device: s
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     failed = 0
-    table = CsvTable() if shown["as_csv"] else None
+    table = CsvTable(sys.stdout) if shown["as_csv"] else None
     width = max(len(str(path)) for path in files)
     predictions = predict_files(model, files, device, heatmap, shown["overwrite"])
     with click.progressbar(predictions, length=len(files), file=sys.stderr, hidden=not _has_bar(files)) as bar:
@@ -113,40 +110,6 @@ def predict(model: str, files: tuple[Path, ...], heatmap: Path | None, device: s
 def _has_bar(files: tuple[Path, ...]) -> bool:
     """Return whether a bar tells more than the lines do: many files, whose lines go elsewhere than to the terminal."""
     return len(files) > 1 and sys.stderr.isatty() and not sys.stdout.isatty()
-
-
-class CsvTable:
-    """Predictions as CSV on the standard output; files before the first one that was read wait for the classes."""
-
-    def __init__(self) -> None:
-        self._writer = csv.writer(sys.stdout, lineterminator="\n")
-        self._classes: list[str] | None = None
-        self._waiting: list[Prediction] = []
-
-    def add(self, prediction: "Prediction") -> None:
-        """Write a line, and those that waited for it."""
-        self._waiting.append(prediction)
-        if self._classes is None and prediction.probabilities is not None:
-            self._begin(list(prediction.classes))
-        if self._classes is not None:
-            self._write()
-
-    def close(self) -> None:
-        """Write what still waits: no file could be read, and no class is known."""
-        if self._classes is None:
-            self._begin([])
-        self._write()
-
-    def _begin(self, classes: list[str]) -> None:
-        from scoring.predict import HEAD
-
-        self._classes = classes
-        self._writer.writerow([*HEAD, *(f"P({name})" for name in classes)])
-
-    def _write(self) -> None:
-        for prediction in self._waiting:
-            self._writer.writerow(prediction.as_row(self._classes or []))
-        self._waiting.clear()
 
 
 @click.group(name="scoring", context_settings=console.SETTINGS)

@@ -19,7 +19,6 @@ from xtrain.images import read_image
 
 PICTURES_OF_A_RUN = 64
 OVERLAY_SIDE = 512  # pixels; what a screen shows
-HEAD = ("FILE", "LABEL", "PROBABILITY", "ERROR")  # of a CSV, before a column for each class
 RETRIES = 8  # of a busy or restarting server, over a minute; a long run should not end with it
 TOKEN_VARIABLE = "XTRAIN_TOKEN"
 
@@ -54,13 +53,6 @@ class Prediction:
         """Return what is known as plain JSON values, with the `top` classes."""
         known = {name: value for name, value in asdict(self).items() if value is not None and name != "classes"}
         return {**known, "probabilities": self.best(top)} if self.probabilities else known
-
-    def as_row(self, classes: Sequence[str]) -> list[Any]:
-        """Return the fields of a line of CSV, under `HEAD` and the classes."""
-        # What a spreadsheet would take for a formula gets an apostrophe, so that it is text.
-        file = f"'{self.file}" if self.file.startswith(("=", "+", "-", "@", "\t", "\r")) else self.file
-        probabilities = [(self.probabilities or {}).get(name, "") for name in classes]
-        return [file, self.label or "", "" if self.error else self.probability, self.error or "", *probabilities]
 
     def describe(self, top: int, width: int = 0) -> str:
         """Return one line: the file, filled up to a width, and its `top` classes."""

@@ -22,7 +22,7 @@ ROOMS = {
         *("options", "explain", "graph", "calibration", "inference", "plan", "weigh", "trace", "verify"),
         *("model_card", "publish", "targets", "package", "export", "cli"),
     ],
-    "scoring": ["options", "solution", "readers", "score", "evaluate", "predict", "cli"],
+    "scoring": ["options", "solution", "readers", "score", "evaluate", "predict", "table", "cli"],
     "serving": [
         "client",
         "model",
