@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 from export.export import export_runs
 from export.options import ExportOptions
 from serving.model.predictor import Predictor
-from tests.browser import browser, needs_browser
+from tests.browser import needs_browser
 from tests.conftest import DATA
 from tests.serving.server import running
 
@@ -36,12 +36,6 @@ def model(tmp_path_factory: pytest.TempPathFactory, sample_run: Path) -> Path:
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     with running(model, tmp_path_factory.mktemp("server")) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import onnx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser import browser, needs_browser
+from tests.browser import needs_browser
 from tests.serving.server import process_of
 from tests.serving.test_page import drop, model, tiles  # noqa: F401, fixtures
 
@@ -51,12 +51,6 @@ def server(
 ) -> Iterator[tuple[httpx.Client, "subprocess.Popen[bytes]"]]:
     with process_of(place, tmp_path_factory.mktemp("server")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture
