@@ -12,7 +12,7 @@
   async function decode(file) {
     const bytes = new Uint8Array(await file.arrayBuffer());
     if (has(bytes, 0, "II") || has(bytes, 0, "MM")) {
-      refuseStrange(bytes, false);
+      refuseAmbiguous(bytes, false);
       return decodeTiff(bytes);
     }
     const isPng = has(bytes, 0, "\x89PNG\r\n\x1a\n");
@@ -22,11 +22,12 @@
     }
     // Flags of an extended WebP: 2 animated, 8 with EXIF, whose orientation Chromium leaves alone and Pillow applies.
     if (isWebp && has(bytes, 12, "VP8X") && bytes[20] & 10) throw new Error("a WebP with frames or EXIF; save it as PNG");
-    refuseStrange(bytes, isPng);
+    refuseAmbiguous(bytes, isPng);
     if (isPng) checkSize(...pngSize(bytes));
     const isDeep = isPng && bytes[24] === 16;
-    if (isDeep && holds(bytes, "tRNS", HEADER)) throw new Error("a PNG of 16 bits a channel with transparency; save 8 bits");
-    if (isDeep && bytes[25] & 4) throw new Error("a PNG of 16 bits a channel with transparency; save 8 bits a channel");
+    if (isDeep && (bytes[25] & 4 || holds(bytes, "tRNS", HEADER))) {
+      throw new Error("a PNG of 16 bits a channel with transparency; save 8 bits a channel");
+    }
     const picture = await decodeByBrowser(file);
     if (isDeep) refuseFewerBits(picture);
     return picture;
@@ -50,7 +51,7 @@
   }
 
   /** What Pillow and browsers read in different ways. */
-  function refuseStrange(bytes, isPng) {
+  function refuseAmbiguous(bytes, isPng) {
     if (/tiff:Orientation(\s*=\s*["']|>)[2-8]/.test(new TextDecoder("latin1").decode(bytes))) {
       throw new Error("an orientation in XMP; turn the image upright, and save it without");
     }

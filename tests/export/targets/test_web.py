@@ -6,8 +6,10 @@ import http.server
 import io
 import json
 import shutil
+import struct
 import subprocess
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +188,17 @@ def test_the_folder_classifies_without_a_network(page: Page, site: Path, tmp_pat
         assert not Axe().run(page).violations_count
 
 
+def deep_with_alpha() -> bytes:
+    """A PNG of 16 bits a channel, grey and alpha, which Pillow does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    pixels = struct.pack(">x4H", 60_000, 65_535, 30_000, 32_768)  # one row, no filter
+    header = struct.pack(">2I5B", 2, 1, 16, 4, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
 def encodings() -> Iterator[tuple[str, bytes]]:
     """The same small picture as many kinds of file: name and content."""
     random = np.random.default_rng(5)
@@ -217,6 +230,8 @@ def encodings() -> Iterator[tuple[str, bytes]]:
     yield "png with a profile", made(image, "PNG", icc_profile=profile)
     yield "png turned", made(image, "PNG", exif=exif)
     yield "png dark of 16 bits", made(Image.fromarray(np.full((9, 9), 4000, np.uint16)), "PNG")
+    yield "png of 16 bits with a transparent grey", made(deep, "PNG", transparency=4000)
+    yield "png of 16 bits with alpha", deep_with_alpha()
     yield "png in two frames", made(image, "PNG", save_all=True, append_images=[image.rotate(180)])
     yield "png cut off", made(image, "PNG")[:-400]
     for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
@@ -274,6 +289,8 @@ def test_every_encoding_is_decoded_as_by_the_server_or_refused(page: Page) -> No
     assert refused == {
         *(
             "png dark of 16 bits",
+            "png of 16 bits with a transparent grey",
+            "png of 16 bits with alpha",
             "png in two frames",
             "png cut off",
             "jpeg turned by xmp",
@@ -282,6 +299,8 @@ def test_every_encoding_is_decoded_as_by_the_server_or_refused(page: Page) -> No
         ),
         *("tiff alpha", "tiff palette", "tiff jpeg", "tiff turned", "gif", "text"),
     }, {name: measured[name] for name in refused}
+    transparent = {measured[f"png of 16 bits with {what}"] for what in ("a transparent grey", "alpha")}
+    assert transparent == {"a PNG of 16 bits a channel with transparency; save 8 bits a channel"}
 
 
 @needs_browser
