@@ -39,7 +39,8 @@ from training.models.classifier import Classifier, ModelSpec
 from training.models.registry import build
 from training.prepare import Prepared, prepare
 from xtrain import console
-from xtrain.data.datasets import Split, channel_statistics
+from xtrain.data.datasets import Split
+from xtrain.data.statistics import channel_statistics
 
 
 @dataclass(frozen=True)

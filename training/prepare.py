@@ -3,6 +3,10 @@
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from training.config import TrainConfig, check_config
 from training.loop.distributed import Process, first_of_machine
 from training.loop.plan import class_counts
@@ -13,9 +17,12 @@ from training.models.registry import find, find_recipe
 from training.runs.checkpoint import DataRecord
 from xtrain.data import catalog
 from xtrain.data.catalog import LoadOptions
-from xtrain.data.datasets import Dataset, Images, Labels, channel_statistics
+from xtrain.data.datasets import Dataset, Images, Labels
 from xtrain.data.splits import SPLIT_SEED, VAL_FRACTION, Partition, divide, select
+from xtrain.data.statistics import channel_statistics, statistics_of
 from xtrain.errors import ConfigError, DataError
+
+COUNTED_ROWS = 256  # of which the levels are counted on a device at one time
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def prepare(config: TrainConfig, stream: bool | None = None, process: Process | 
     size = config.image_size or max(height, width)
     config = replace(config, augment=augment, protocol=partition.protocol, image_size=size)
     check_config(config)
-    spec = _model_spec(config, dataset, splits.train.images)
+    spec = _model_spec(config, dataset, splits.train.images, process.device if process else torch.device("cpu"))
     return Prepared(config, splits, _data_record(config, dataset, partition), spec, dataset.notes)
 
 
@@ -118,9 +125,9 @@ def _refuse_absent_classes(dataset: Dataset, labels: Labels) -> None:
         )
 
 
-def _model_spec(config: TrainConfig, dataset: Dataset, train_images: Images) -> ModelSpec:
+def _model_spec(config: TrainConfig, dataset: Dataset, train_images: Images, device: torch.device) -> ModelSpec:
     """Settle the statistics from the training rows, and from no other rows."""
-    mean, std = _statistics(config, train_images, dataset.shape[2])
+    mean, std = _statistics(config, train_images, dataset.shape[2], device)
     assert config.image_size is not None
     return ModelSpec(
         architecture=config.model,
@@ -135,16 +142,31 @@ def _model_spec(config: TrainConfig, dataset: Dataset, train_images: Images) -> 
     )
 
 
-def _statistics(config: TrainConfig, images: Images, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(
+    config: TrainConfig, images: Images, channels: int, device: torch.device
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation a channel; of published ones, grey images get the average of the colours."""
-    if config.statistics == "dataset":
+    if config.statistics == "dataset" and device.type == "cpu":
         return channel_statistics(images)
+    if config.statistics == "dataset":
+        return statistics_of(device_level_counts(images, device))
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     published = find(config.model).weights
     if config.statistics == "pretrained" and published:
         mean, std = published.mean, published.std
     return (mean, std) if channels == 3 else ((sum(mean) / 3,), (sum(std) / 3,))
+
+
+def device_level_counts(images: Images, device: torch.device) -> NDArray[np.int64]:
+    """Return the pixels of each level (channels, 256), counted on a device: the same integers, sooner."""
+    counts = torch.zeros(images.shape[-1], 256, dtype=torch.long, device=device)
+    for start in range(0, len(images), COUNTED_ROWS):
+        part = torch.from_numpy(images[start : start + COUNTED_ROWS]).to(device)
+        for channel, count in enumerate(counts):
+            count += torch.bincount(part[..., channel].flatten(), minlength=256)
+    counted: NDArray[np.int64] = counts.cpu().numpy()
+    return counted
 
 
 def _data_record(config: TrainConfig, dataset: Dataset, partition: Partition) -> DataRecord:

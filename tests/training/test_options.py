@@ -18,7 +18,8 @@ from training.models.classifier import ModelSpec
 from training.models.registry import build
 from training.runs import checkpoint
 from training.runs import folder as run_folder
-from xtrain.data.datasets import channel_statistics, read_npz
+from xtrain.data.datasets import read_npz
+from xtrain.data.statistics import channel_statistics
 
 CPU = torch.device("cpu")
 

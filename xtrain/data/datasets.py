@@ -119,26 +119,6 @@ class Dataset:
         return Split(images, labels if labelled else None)
 
 
-def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel over all pixels, in units of [0, 1].
-
-    Computed from a histogram of the 256 levels, so exactly and without a float copy of the images. (The
-    paper's std is the mean of per-image stds and includes validation rows; both are mistakes.)
-    """
-    levels = np.arange(256) / 255.0
-    histogram = np.zeros((images.shape[-1], 256), np.int64)
-    for start in range(0, len(images), 32):  # bincount makes eight bytes of every one
-        part = images[start : start + 32]
-        for channel, counts in enumerate(histogram):
-            counts += np.bincount(part[..., channel].ravel(), minlength=256)
-    means, stds = [], []
-    for counts in histogram:
-        mean = float((counts * levels).sum() / counts.sum())
-        means.append(mean)
-        stds.append(float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum())))
-    return tuple(means), tuple(stds)
-
-
 def array_digest(*arrays: NDArray[Any]) -> str:
     """Return the md5 over the bytes of arrays, for data that has no single file."""
     digest = hashlib.md5(usedforsecurity=False)

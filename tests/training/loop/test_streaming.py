@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import ROOT, Command, train
+from training.loop.streaming import SLOTS, Reader
+from training.prepare import device_level_counts
 from training.runs import checkpoint
-from xtrain.data import catalog
+from xtrain.data import catalog, datasets
 from xtrain.data.catalog import LoadOptions
 from xtrain.data.datasets import read_npz
 from xtrain.data.mapping import MappedRows, available_memory, uncompressed_bytes
 from xtrain.data.splits import divide, select
+from xtrain.data.statistics import level_counts
 from xtrain.errors import DataError, OutputError
 
 
@@ -47,6 +51,31 @@ def test_unpacked_once(sample: Path, tmp_path: Path) -> None:
     with np.load(sample) as arrays:
         assert len(files) == len(arrays.files)
     assert [path.stat().st_mtime_ns for path in files] == times
+
+
+def test_the_digest_is_computed_once(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_npz(sample, unpack_to=tmp_path).md5
+    monkeypatch.setattr(datasets, "file_digest", None)
+    assert read_npz(sample, unpack_to=tmp_path).md5 == first
+
+
+def test_levels_counted_on_a_device_are_the_same(sample: Path, tmp_path: Path) -> None:
+    images = read_npz(sample, unpack_to=tmp_path).splits["train"].images
+    assert (device_level_counts(images, torch.device("cpu")) == level_counts(images)).all()
+
+
+def test_a_reader_serves_more_batches_than_it_has_buffers(sample: Path, tmp_path: Path) -> None:
+    images = read_npz(sample, unpack_to=tmp_path).splits["train"].images
+    shards = list(torch.randperm(len(images)).split(37))
+    assert len(shards) > 2 * SLOTS
+    for rows, part in zip(shards, Reader(images, torch.device("cpu")).batches(shards), strict=True):
+        assert (part.numpy() == images[rows.numpy()]).all()
+
+
+def test_a_reader_tells_of_a_file_that_cannot_be_read(sample: Path) -> None:
+    images = read_npz(sample).splits["train"].images
+    with pytest.raises(IndexError):
+        list(Reader(images, torch.device("cpu")).batches([torch.tensor([0]), torch.tensor([10**6])]))
 
 
 def test_the_memory_available_decides(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

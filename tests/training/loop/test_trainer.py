@@ -62,7 +62,8 @@ def test_the_class_distribution_is_told(sample_run: Path) -> None:
 
 
 def test_statistics_come_from_training_rows_alone(sample_run: Path, sample: Path) -> None:
-    from xtrain.data.datasets import channel_statistics, read_npz
+    from xtrain.data.datasets import read_npz
+    from xtrain.data.statistics import channel_statistics
 
     mean, std = channel_statistics(read_npz(sample).splits["train"].images)
     spec = checkpoint.load(sample_run).spec
@@ -143,3 +144,132 @@ def test_every_optimizer_with_every_scheduler(optimizer: str, scheduler: str, ti
     groups = checkpoint.load(run / run_folder.LAST).training["optimizer"]["param_groups"]
     if optimizer == "rmsprop":
         assert groups[0]["momentum"] == 0
+
+
+def digest(run: Path) -> str:
+    return checkpoint.load(run / run_folder.LAST).digest
+
+
+def test_accumulated_batches_are_one_large_batch(sample: Path, tmp_path: Path) -> None:
+    """Four batches of 8 added up give the update of 32, but for the order of float sums.
+
+    simplecnn-v1 has no BatchNorm, whose statistics are a batch's own. Both draw the same rows, 27 updates.
+    """
+    options = [
+        "simplecnn-v1",
+        "--data",
+        sample,
+        "--epochs",
+        1,
+        "--optimizer",
+        "sgd",
+        "--lr",
+        0.001,
+        "--precision",
+        "fp32",
+    ]
+    whole = checkpoint.load(train(tmp_path / "whole", *options, "--batch-size", 32))
+    parts = checkpoint.load(train(tmp_path / "parts", *options, "--batch-size", 8, "--accumulate", 4))
+    assert [history(tmp_path / name)[0]["updates"] for name in ("whole", "parts")] == [27, 27]
+    for key, value in whole.weights.items():
+        assert torch.allclose(value, parts.weights[key], atol=1e-5), key
+
+
+def test_clipping_bounds_an_update(tiny: Path, tmp_path: Path) -> None:
+    """With plain SGD, no update is longer than the rate times the norm."""
+    options = [
+        "simplecnn-v1",
+        "--data",
+        tiny,
+        "--epochs",
+        1,
+        "--optimizer",
+        "sgd",
+        "--momentum",
+        0,
+        "--augment",
+        "none",
+    ]
+    options += ["--max-steps", 1, "--lr", 1]
+    runs = [train(tmp_path / str(norm), *options, "--clip-grad", norm) for norm in (0.01, 0.02)]
+    a, b = (checkpoint.load(run).weights for run in runs)
+    difference = torch.cat([(a[name] - b[name]).flatten() for name in a]).norm()
+    assert float(difference) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_number_of_updates_ends_training(tiny: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch; resumed with more, it goes on to the same bits as in one go of whole epochs."""
+    options = ["simplecnn", "--data", tiny, "--batch-size", 12, "--epochs", 50]
+    run = train(tmp_path / "run", *options, "--max-steps", 7)
+    assert [entry["updates"] for entry in history(run)] == [3, 3, 1]
+    summary = json.loads((run / run_folder.SUMMARY).read_text())
+    assert summary["epochs"] == 3 and not summary["stopped_early"]
+    whole = train(tmp_path / "whole", *options, "--max-steps", 6)
+    parts = train(tmp_path / "parts", *options, "--max-steps", 3)
+    train_on = ["simplecnn", "--resume", str(parts), "--max-steps", "6"]
+    from training.cli import train as xtrain
+
+    xtrain.main(train_on, standalone_mode=False)
+    assert digest(whole) == digest(parts)
+
+
+def test_a_time_limit_ends_training_between_epochs(tiny: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "simplecnn", "--data", tiny, "--epochs", 100_000, "--time-limit", 0.02)
+    epochs = history(run)
+    assert 1 <= len(epochs) < 1000 and sum(entry["seconds"] for entry in epochs[:-1]) < 1.2
+    assert (run / run_folder.SUMMARY).is_file()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_learns_and_resumes(tiny: Path, tmp_path: Path, precision: str) -> None:
+    """fp16 with its gradient scaler, whose state is part of a checkpoint."""
+    options = ["simplecnn-v1", "--data", tiny, "--augment", "none", "--precision", precision, "--optimizer", "sgd"]
+    whole = train(tmp_path / "whole", *options, "--epochs", 4)
+    parts = train(tmp_path / "parts", *options, "--epochs", 2)
+    from training.cli import train as xtrain
+
+    xtrain.main(["simplecnn-v1", "--resume", str(parts), "--epochs", "4"], standalone_mode=False)
+    assert digest(whole) == digest(parts)
+    losses = [entry["train_loss"] for entry in history(whole)]
+    assert losses[-1] < losses[0] and checkpoint.load(whole / run_folder.LAST).training["scaler"].keys() == (
+        {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+        if precision == "fp16"
+        else set()
+    )
+
+
+def test_the_batch_size_is_found(tiny: Path, tmp_path: Path) -> None:
+    """A power of two up to the rows there are; the file says which."""
+    run = train(tmp_path / "run", "simplecnn", "--data", tiny, "--epochs", 1, "--batch-size", "auto")
+    assert checkpoint.load(run).config.batch_size == 32
+
+
+def test_a_run_of_the_format_before_goes_on(sample_run: Path, tiny: Path, tmp_path: Path) -> None:
+    """Its settings have none of those that came later, its state the names of then."""
+    run = train(tmp_path / "run", "simplecnn-v1", "--data", tiny, "--epochs", 1, "--patience", 20)
+    for name in (run_folder.LAST, run_folder.BEST):
+        content = torch.load(run / name, weights_only=True)
+        content["format"] = 3
+        later = (
+            "weight_decay",
+            "momentum",
+            "nesterov",
+            "warmup_epochs",
+            "clip_grad",
+            "accumulate",
+            "monitor",
+            "max_steps",
+        )
+        later += ("mix", "mix_alpha", "class_weights", "loss", "init_from", "freeze", "sync_bn")
+        for setting in later:
+            del content["config"][setting]
+        state = content["training"]
+        if state:
+            state["stopping"]["best_accuracy"] = state["stopping"].pop("best")
+            del state["stopping"]["monitor"], state["scaler"]
+            state["schedule"] = state["schedule"]["plateau"]
+        torch.save(content, run / name)
+    from training.cli import train as xtrain
+
+    xtrain.main(["simplecnn-v1", "--resume", str(run), "--epochs", "3"], standalone_mode=False)
+    assert len(history(run)) == 3 and checkpoint.load(run).config.monitor == "accuracy"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_npz
-from xtrain.data.datasets import channel_statistics, read_npz
+from xtrain.data.datasets import read_npz
+from xtrain.data.statistics import channel_statistics, level_counts
 from xtrain.errors import DataError
 
 
@@ -58,6 +59,15 @@ def test_statistics_are_those_of_the_pixels(sample: Path) -> None:
     pixels = images.reshape(-1, 3) / 255.0
     np.testing.assert_allclose(mean, pixels.mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(std, pixels.std(axis=0), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7, 3), (65, 3, 3, 1)])
+def test_levels_are_counted_whatever_the_shape(shape: tuple[int, ...]) -> None:
+    """An odd number of pixels, and a last chunk of one image; on a device the same integers."""
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    counts = level_counts(images)
+    for channel in range(shape[-1]):
+        assert (counts[channel] == np.bincount(images[..., channel].ravel(), minlength=256)).all()
 
 
 def object_array() -> np.ndarray:
