@@ -69,7 +69,9 @@ class TrainConfig:
         applies="a folder of pictures",
         help="Regular expression that finds in a picture's path what must stay in one split, such as its patient.",
     )
-    recipe: str = option(RECIPES[0], choices=RECIPES, help="Where defaults come from; `xtrain list` shows them.")
+    recipe: str = option(
+        choices=RECIPES, default_text="the model's first", help="Where defaults come from; `xtrain list` shows them."
+    )
     seed: int = option(22, low=0, high=2**63 - 1, help="Seed of the weights, the order of images and augmentation.")
     protocol: str | None = option(
         None,
@@ -330,7 +332,7 @@ def resolve(model: str, data: str, **settings: Any) -> TrainConfig:
     """
     architecture = find(model)
     chosen = {name: value for name, value in settings.items() if value is not None}
-    recipe = find_recipe(architecture, chosen.get("recipe", RECIPES[0]))
+    recipe = find_recipe(architecture, chosen.get("recipe", architecture.recipes[0].name))
     handwritten = is_handwritten(data)
     values = recipe.values(handwritten=handwritten)
     if handwritten:
@@ -346,7 +348,7 @@ def resolve(model: str, data: str, **settings: Any) -> TrainConfig:
         values["pretrained"] = True
     switches = {**architecture.defaults, **chosen.pop("switches", {})}
     pretrained = architecture.weights is not None and not chosen.get("init_from")
-    values = {"pretrained": pretrained, **values, **chosen, "switches": switches}
+    values = {"recipe": recipe.name, "pretrained": pretrained, **values, **chosen, "switches": switches}
     values["data_dir"] = values.get("data_dir") or os.environ.get("XTRAIN_DATA")
     for name in ("data_dir", "weights", "init_from"):
         if isinstance(values.get(name), str):
@@ -381,7 +383,8 @@ def read_config(path: Path, model: str, data: str | None, settings: Mapping[str,
     if settings.get("recipe") not in (None, values.get("recipe")):
         raise ConfigError("--config holds every setting, so --recipe would change nothing; leave one of them out")
     stored: str = values.pop("data")
-    recipe = find_recipe(find(model), str(values.get("recipe", RECIPES[0]))).values()
+    architecture = find(model)
+    recipe = find_recipe(architecture, str(values.get("recipe", architecture.recipes[0].name))).values()
     other = data is not None and (absolute(data) if is_path(data) else data) != stored
     if other:
         for name in ("protocol", "augment", "classes", "native_size", "group_pattern"):

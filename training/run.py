@@ -187,8 +187,11 @@ def _notes(started: Started, ready: Prepared, data: str | None, process: Process
     notes = [*ready.notes, *([recipe.note] if recipe.note and data is None else [])]
     notes += [chosen] if started.config.batch_size == AUTO else []
     notes += [few] if process.world_size > 1 and each < FEW_IMAGES else []
-    if started.config.augment is None and ready.config.augment == "none" and recipe.values()["augment"] != "none":
-        notes.append("handwritten digits are not augmented: a flip changes their class; --augment paper does it anyway")
+    augment = recipe.values()["augment"]
+    if started.config.augment is None and ready.config.augment == "none" and augment != "none":
+        notes.append(
+            f"handwritten digits are not augmented: a flip changes their class; --augment {augment} does it anyway"
+        )
     return notes
 
 

@@ -20,7 +20,7 @@ ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for family in FAMILI
 SWITCHES: dict[str, Switch] = {
     name: switch for entry in ARCHITECTURES.values() for name, switch in entry.switches.items()
 }
-# The names of all recipes, the default first.
+# The names of all recipes; an architecture's default is its own first one.
 RECIPES: tuple[str, ...] = tuple(
     dict.fromkeys(recipe.name for entry in ARCHITECTURES.values() for recipe in entry.recipes)
 )
