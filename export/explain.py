@@ -14,9 +14,10 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models import AlexNet, ResNet
+from torchvision.models import AlexNet, MobileNetV2, ResNet
 
 from training.models.dropout import ByteDropout
+from training.models.efficientnet import EfficientNetLite
 from xtrain.errors import ExportError
 
 
@@ -92,6 +93,12 @@ def take_apart(network: nn.Module) -> tuple[nn.Module, nn.Module, list[nn.Module
         if isinstance(network, AlexNet):
             pool.append(network.avgpool)
         return nn.Sequential(*stages[:last]), pool, [head] if isinstance(head, nn.Linear) else list(head.children())
+    if isinstance(network, EfficientNetLite):
+        stem, head = [network.conv_stem, network.bn0], [network.conv_head, network.bn1]
+        trunk = nn.Sequential(*stem, network.relu, network.blocks, *head, network.relu)
+        return trunk, network.pool, [network.dropout, network.fc]
+    if isinstance(network, MobileNetV2):
+        return network.features, nn.AdaptiveAvgPool2d(1), list(network.classifier.children())
     if type(network).__name__ == "Xception":  # of pretrainedmodels, which is imported only where it is built
         return _XceptionTrunk(network), nn.AdaptiveAvgPool2d(1), [network.get_submodule("last_linear")]
     raise ExportError(f"--explain: {type(network).__name__} has no known feature maps; export without --explain")

@@ -24,7 +24,7 @@ def _models() -> list[dict[str, Any]]:
             "smallest_image": entry.min_size,
             "recipes": [recipe.name for recipe in entry.recipes],
             "switches": entry.defaults,
-            "published_weights": entry.weights.url if entry.weights else None,
+            "published_weights": str(entry.weights.source) if entry.weights else None,
         }
         for entry in ARCHITECTURES.values()
     ]
@@ -68,11 +68,11 @@ def as_text(shown: Mapping[str, Any]) -> str:
     """Return the listing as text for a terminal."""
     blocks = []
     if "models" in shown:
-        lines = [f"{'model':<13}{'parameters':>12}  from  recipes"]
+        width = max(len(row["name"]) for row in shown["models"])
+        lines = [f"{'model':<{width}}{'parameters':>12}  from  recipes"]
         for row in shown["models"]:
-            lines.append(
-                f"{row['name']:<13}{row['parameters']:>12,}  {row['smallest_image']:>3}   {', '.join(row['recipes'])}"
-            )
+            recipes = ", ".join(row["recipes"])
+            lines.append(f"{row['name']:<{width}}{row['parameters']:>12,}  {row['smallest_image']:>3}   {recipes}")
         lines.append(
             "parameters at 3 channels, 9 classes and the recipe's size; from: the smallest image side in pixels"
         )

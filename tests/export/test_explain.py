@@ -20,7 +20,8 @@ from training.models.registry import ARCHITECTURES, build
 from xtrain.data.datasets import read_npz
 from xtrain.errors import ConfigError, ExportError
 
-SIZES = {"alexnet": 95, "alexnet-bn": 95, "xception": 128} | {f"resnet{depth}": 64 for depth in (18, 34, 50, 101, 152)}
+SIZES = {"alexnet": 95, "alexnet-bn": 95, "xception": 128, "efficientnet-lite0": 64, "mobilenet_v2": 64}
+SIZES |= {f"resnet{depth}": 64 for depth in (18, 34, 50, 101, 152)}
 
 
 def settled(name: str, size: int, **options: bool) -> nn.Module:

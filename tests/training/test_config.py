@@ -1,13 +1,14 @@
+import json
 from pathlib import Path
 
 import pytest
 
-from training.config import TrainConfig, resolve
+from training.config import TrainConfig, read_config, resolve
 from training.models.registry import ARCHITECTURES
 from xtrain.errors import ConfigError
 
-# Every figure of the paper's recipes, spelled out once more so that a slip shows.
-PAPER = {
+# Every figure of the paper's recipes, and of ours, spelled out once more so that a slip shows.
+DEFAULTS = {
     "simplecnn-v1": ("adam", 0.001, 32, None, None, "dataset"),
     "simplecnn": ("adam", 0.001, 32, None, None, "dataset"),
     "alexnet": ("adagrad", 0.01, 64, 256, 224, "imagenet"),
@@ -18,14 +19,19 @@ PAPER = {
     "resnet101": ("adagrad", 0.0005, 64, 224, None, "dataset"),
     "resnet152": ("adagrad", 0.0005, 64, 224, None, "dataset"),
     "xception": ("adamw", 0.001, 32, 168, None, "imagenet"),
+    "efficientnet-lite0": ("adamw", 0.001, 64, 112, None, "pretrained"),
+    "mobilenet_v2": ("adamw", 0.001, 64, 112, None, "pretrained"),
 }
+
+OURS = ("efficientnet-lite0", "mobilenet_v2")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_defaults_are_the_papers(name: str) -> None:
+def test_defaults_are_the_papers_and_ours(name: str) -> None:
     config = resolve(name, "pathmnist")
     got = (config.optimizer, config.lr, config.batch_size, config.image_size, config.crop, config.statistics)
-    assert got == PAPER[name]
+    assert got == DEFAULTS[name]
+    assert config.recipe == ARCHITECTURES[name].recipes[0].name == ("paper" if name not in OURS else "default")
     assert config.seed == 22 and config.balance and config.patience > config.plateau_patience
     assert config.pretrained == (ARCHITECTURES[name].weights is not None)
 
@@ -33,6 +39,27 @@ def test_defaults_are_the_papers(name: str) -> None:
 def test_resnets_schedule() -> None:
     config = resolve("resnet152", "pathmnist")
     assert (config.epochs, config.patience, config.plateau_factor, config.plateau_patience) == (200, 20, 0.25, 8)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_schedule_runs_to_its_end(name: str) -> None:
+    config = resolve(name, "pathmnist")
+    assert (config.scheduler, config.epochs, config.augment) == ("onecycle", 60, "strong")
+    assert config.patience >= config.epochs, "early stopping would cut the cycle off"
+    with pytest.raises(ConfigError, match=f"{name} has no recipe 'paper'"):
+        resolve(name, "pathmnist", recipe="paper")
+
+
+def test_a_config_without_a_recipe_is_of_the_models_first(tmp_path: Path) -> None:
+    for name, recipe in (("simplecnn", "paper"), ("mobilenet_v2", "default")):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"model": name, "data": "digits", "epochs": 3}))
+        data, settings = read_config(path, name, None, {})
+        config = resolve(name, data, **settings)
+        assert (config.recipe, config.epochs) == (recipe, 3)
+        path.write_text(json.dumps(config.as_json()))
+        data, settings = read_config(path, name, None, {})
+        assert resolve(name, data, **settings) == config
 
 
 def test_simplecnn_trains_15_epochs_on_mnist_and_until_it_stops_elsewhere() -> None:

@@ -49,22 +49,45 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class PackagedFile:
+    """A file that lies in an installed package.
+
+    Attributes:
+        distribution: the package's name in the registry.
+        path: of the file, from the folder that the package is installed in.
+        sha256: of the whole file.
+        extra: the extra of xtrain that installs the package.
+    """
+
+    distribution: str
+    path: str
+    sha256: str
+    extra: str
+
+    def __str__(self) -> str:
+        return f"{self.path} of {self.distribution}"
+
+
+@dataclass(frozen=True)
 class PublishedWeights:
     """ImageNet weights that somebody published.
 
     Attributes:
-        url: address of the file; the characters before its suffix are the start of its SHA-256.
+        source: address of the file, where the characters before its suffix are the start of its SHA-256; or where an
+            installed package keeps it.
         head: prefix of the tensors that classify ImageNet, which are left out.
         stem: name of the first convolution's weight.
         mean: per channel, in units of [0, 1], that the weights expect of their input.
         std: as `mean`.
+        rename: returns our name of a tensor of the file.
     """
 
-    url: str
+    source: str | PackagedFile
     head: str
     stem: str
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    rename: Callable[[str], str] = str
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from training.models import alexnet, resnet, simplecnn, xception
+from training.models import alexnet, mobile, resnet, simplecnn, xception
 from training.models.architecture import Architecture, Recipe, Switch
 from xtrain.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES = (simplecnn, alexnet, resnet, xception)
+FAMILIES = (simplecnn, alexnet, resnet, xception, mobile)
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for family in FAMILIES for entry in family.ARCHITECTURES}
 SWITCHES: dict[str, Switch] = {
     name: switch for entry in ARCHITECTURES.values() for name, switch in entry.switches.items()

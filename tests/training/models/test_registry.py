@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from training.models.dropout import ByteDropout
+from training.models.efficientnet import SameConv2d
 from training.models.registry import ARCHITECTURES, build, find
 from xtrain.errors import ConfigError
 
@@ -15,10 +16,12 @@ PUBLISHED = {
     "resnet101": 44_549_160,
     "resnet152": 60_192_808,
     "xception": 22_855_952,
+    "efficientnet-lite0": 4_652_008,
+    "mobilenet_v2": 3_504_872,
 }
 
 
-def test_the_registry_is_the_papers() -> None:
+def test_the_registry_is_the_papers_and_ours() -> None:
     assert list(ARCHITECTURES) == [
         "simplecnn-v1",
         "simplecnn",
@@ -26,6 +29,8 @@ def test_the_registry_is_the_papers() -> None:
         "alexnet-bn",
         *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
         "xception",
+        "efficientnet-lite0",
+        "mobilenet_v2",
     ]
 
 
@@ -47,6 +52,22 @@ def test_logits_at_the_smallest_size(name: str, channels: int) -> None:
 def test_published_parameter_counts(name: str) -> None:
     network = build(name, channels=3, classes=1000, image_size=224)
     assert sum(parameter.numel() for parameter in network.parameters()) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [4, 5])
+def test_same_padding_puts_the_odd_pixel_behind(size: int, kernel: int) -> None:
+    """TensorFlow's rule, spelled out: out = ceil(in / 2), of the pixels that lack the smaller half goes in front."""
+    convolution = SameConv2d(1, 1, kernel, stride=2)
+    nn.init.ones_(convolution.weight)
+    out = -(-size // 2)
+    lacking = (out - 1) * 2 + kernel - size
+    padded = torch.zeros(1, 1, size + lacking, size + lacking)
+    front = lacking // 2
+    padded[:, :, front : front + size, front : front + size] = torch.arange(size * size).reshape(size, size)
+    windows = padded[0, 0].unfold(0, kernel, 2).unfold(1, kernel, 2).sum(dim=(2, 3))
+    got = convolution(torch.arange(size * size).reshape(1, 1, size, size).float())
+    assert got.shape == (1, 1, out, out) and torch.equal(got[0, 0], windows)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
