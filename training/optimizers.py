@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from training.config import TrainConfig
-
 
 @dataclass(frozen=True)
 class OptimizerEntry:
@@ -68,15 +66,20 @@ SCHEDULERS: dict[str, SchedulerEntry] = {
 }
 
 
-def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the configured torch optimizer; what the configuration leaves open is torch's default, and the table's."""
+def make_optimizer(
+    name: str, parameters: Iterable[torch.nn.Parameter], lr: float, settings: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """Return the torch optimizer of that name; what `settings` leave None is the table's default, then torch's.
+
+    `settings` may hold all settings of a run: the optimizer takes its own.
+    """
     import torch
 
-    entry = OPTIMIZERS[config.optimizer]
-    chosen = {name: getattr(config, name) for name in ("weight_decay", *entry.options)}
-    keywords = {**entry.keywords, **{name: value for name, value in chosen.items() if value is not None}}
+    entry = OPTIMIZERS[name]
+    chosen = {option: settings.get(option) for option in ("weight_decay", *entry.options)}
+    keywords = {**entry.keywords, **{option: value for option, value in chosen.items() if value is not None}}
     if keywords.get("momentum") == 0:
         keywords["nesterov"] = False
     keywords |= {"fused": True} if entry.fused else {}
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, entry.torch_name)(parameters, lr=config.lr, **keywords)
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, entry.torch_name)(parameters, lr=lr, **keywords)
     return optimizer

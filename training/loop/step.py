@@ -49,7 +49,7 @@ class Step:
         self.augment = Augment(self.layout, process.device)
         self.loss = Loss(config, class_weights)
         self.average = MovingAverage(classifier, config.ema) if config.ema else None
-        self.optimizer = make_optimizer(config, classifier.network.parameters())
+        self.optimizer = make_optimizer(config.optimizer, classifier.network.parameters(), config.lr, vars(config))
         self.autocast = AUTOCAST[config.precision]
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=config.precision == "fp16")
         self.network: Network = classifier.network

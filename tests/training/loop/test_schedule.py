@@ -13,7 +13,7 @@ STEPS = 5  # updates an epoch
 def rates(epochs: int, **settings: Any) -> list[float]:
     """The learning rate of every update of a run whose validation loss never falls."""
     config = resolve("simplecnn-v1", "pathmnist", lr=0.1, optimizer="sgd", epochs=epochs, **settings)
-    optimizer = make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])
+    optimizer = make_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))], config.lr, vars(config))
     schedule, seen = Schedule(config, optimizer, STEPS), []
     for _ in range(min(epochs * STEPS, config.max_steps or epochs * STEPS)):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -50,5 +50,7 @@ def test_a_planned_schedule_ends_with_the_last_update(scheduler: str) -> None:
 )
 def test_the_optimizer_gets_what_was_asked_for(settings: dict[str, Any], expected: dict[str, Any]) -> None:
     config = resolve("simplecnn-v1", "pathmnist", optimizer="sgd", **settings)
-    group = make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))]).param_groups[0]
+    group = make_optimizer(
+        config.optimizer, [torch.nn.Parameter(torch.zeros(1))], config.lr, vars(config)
+    ).param_groups[0]
     assert {name: group[name] for name in expected} == expected
