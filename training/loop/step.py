@@ -4,8 +4,9 @@ Nothing in it copies between host and device, makes a tensor of Python numbers o
 what is random was drawn before (`plan`), and what is read is read once an epoch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from training.loop.distributed import Process
 from training.loop.draw import Layout
 from training.loop.loader import Batch
 from training.loop.loss import Loss
+from training.loop.memory_order import MemoryOrder
 from training.models.classifier import Classifier
 from training.optimizers import make_optimizer
 from training.policies import POLICIES
@@ -49,7 +51,8 @@ class Step:
         self.augment = Augment(self.layout, process.device)
         self.loss = Loss(config, class_weights)
         self.average = MovingAverage(classifier, config.ema) if config.ema else None
-        self.optimizer = make_optimizer(config.optimizer, classifier.network.parameters(), config.lr, vars(config))
+        self.order = MemoryOrder(classifier.network.parameters())
+        self.optimizer = make_optimizer(config.optimizer, self.order.views, config.lr, vars(config))
         self.autocast = AUTOCAST[config.precision]
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=config.precision == "fp16")
         self.network: Network = classifier.network
@@ -116,12 +119,13 @@ class Step:
         return torch.stack((summed.detach(), right.to(summed.dtype)))
 
     def _update(self) -> None:
+        self.order.take_gradients()
         if self.config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.classifier.network.parameters(), self.config.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.order.drop_gradients()
         if self.average:
             self.average.update()
 
@@ -130,6 +134,14 @@ class Step:
         """Keep gradients to this process until the last batch of an accumulation."""
         with self.network.no_sync() if isinstance(self.network, DistributedDataParallel) else nullcontext():
             yield
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return the optimizer's state, its tensors in the shapes of the parameters."""
+        return self.order.state_dict(self.optimizer)
+
+    def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `optimizer_state` returned."""
+        self.order.load_state_dict(self.optimizer, state)
 
     def close(self) -> None:
         """Let go of DistributedDataParallel and its process group."""

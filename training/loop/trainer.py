@@ -97,7 +97,7 @@ class Trainer:
         self.classifier.network.load_state_dict(state["weights"] if step.average else saved.weights)
         if step.average:
             step.average.restore(dict(saved.weights), state["averaged"])
-        step.optimizer.load_state_dict(state["optimizer"])
+        step.load_optimizer_state(state["optimizer"])
         step.scaler.load_state_dict(state["scaler"])
         self.schedule.load_state_dict(state["schedule"])
         self.stopping = EarlyStopping(**{**state["stopping"], "patience": self.config.patience})
@@ -266,7 +266,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         """Return what a resumed run needs besides the weights that are validated."""
         state: dict[str, Any] = {
-            "optimizer": self.step.optimizer.state_dict(),
+            "optimizer": self.step.optimizer_state(),
             "scaler": self.step.scaler.state_dict(),
             "schedule": self.schedule.state_dict(),
             "stopping": asdict(self.stopping),

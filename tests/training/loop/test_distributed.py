@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,65 @@ def test_two_processes_are_one(sample: Path, tmp_path: Path) -> None:
     weights = checkpoint.load(tmp_path / "two").weights
     for key, value in checkpoint.load(one).weights.items():
         assert weights[key].sub(value).abs().max() < 1e-4, key
+
+
+def test_accumulated_batches_of_two_are_one_batch(sample: Path, tmp_path: Path) -> None:
+    """Two batches of 16 shared by two processes update as one batch of 32 does in one, clipped norm and all."""
+    options = ["simplecnn-v1", "--data", sample, "--epochs", 1, "--precision", "fp32", "--augment", "none"]
+    options += ["--optimizer", "sgd", "--lr", 0.01, "--clip-grad", 0.5, "--no-balance"]
+    one = train(tmp_path / "one", *options, "--batch-size", 32)
+    done = torchrun(2, *options, "--batch-size", 16, "--accumulate", 2, "-o", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert "--batch-size 16 leaves each of 2 processes 8 images" in done.stderr
+    mine, other = history(tmp_path / "two")[0], history(one)[0]
+    assert mine["updates"] == other["updates"]
+    assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+    weights = checkpoint.load(tmp_path / "two").weights
+    for key, value in checkpoint.load(one).weights.items():
+        assert weights[key].sub(value).abs().max() < 1e-4, key
+
+
+def test_a_killed_process_ends_the_others_with_one_line(sample: Path, tmp_path: Path) -> None:
+    """Two processes without a launcher, which would end the survivor itself: it must notice alone."""
+    run = tmp_path / "run"
+    options = ["simplecnn-v1", "--data", sample, "--epochs", 200, "--patience", 200, "-o", run]
+    port = free_port()
+    ranks = []
+    for rank in range(2):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "training", *map(str, options)],
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in place.items()}},
+            )
+        )
+    try:
+        await_file(run / run_folder.LAST)
+        ranks[1].kill()
+        _, said = ranks[0].communicate(timeout=60)
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+    assert ranks[0].returncode == 1
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "the connection to the other processes broke" in errors[0], said
+    assert "Traceback" not in said
+    done = torchrun(2, "simplecnn-v1", "--resume", run, "--epochs", len(history(run)) + 1)
+    assert done.returncode == 0, done.stderr
+
+
+def await_file(path: Path) -> None:
+    """Wait until a file is there."""
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"no {path} after a minute")
 
 
 def test_batchnorm_dropout_and_resume_with_two(tiny: Path, tmp_path: Path) -> None:
