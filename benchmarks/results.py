@@ -57,13 +57,14 @@ class Report:
     packages: dict[str, str]
     git_commit: str | None
     date: str
+    runs: Sequence[dict[str, Any]] = ()  # what the tables are made of, where several commands add up to them
 
     @classmethod
     def make(cls, tables: Sequence[Table], hardware: str = "") -> "Report":
         """Return the report of the command that runs, on this machine, today."""
         module = Path(sys.argv[0]).stem
         command = shlex.join(["python", "-m", f"benchmarks.{module}", *_shown_arguments(sys.argv[1:])])
-        here = hardware or f"{os.cpu_count()} cores, {_processor()}"
+        here = hardware or machine()
         return cls(tables, command, here, package_versions(), git_commit(), datetime.date.today().isoformat())
 
     def write(self, path: Path) -> None:
@@ -93,6 +94,11 @@ def _shown_arguments(words: Sequence[str]) -> list[str]:
     before = ["", *words]
     kept = [word for word, last in zip(words, before, strict=False) if "--json" not in (word, last)]
     return [Path(word).name if os.sep in word else word for word in kept]
+
+
+def machine() -> str:
+    """Return this machine's cores and processor."""
+    return f"{os.cpu_count()} cores, {_processor()}"
 
 
 def _processor() -> str:

@@ -16,7 +16,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from torchvision.transforms import v2
 
@@ -37,6 +38,7 @@ from training.loop.plan import balanced_weights
 from training.loop.trainer import Trainer
 from training.models.classifier import Classifier, ModelSpec
 from training.models.registry import build
+from training.policies import POLICIES
 from training.prepare import Prepared, prepare
 from xtrain import console
 from xtrain.data.datasets import Split
@@ -61,64 +63,100 @@ CUDA = [
     Case("xception", 168, 3200),
 ]
 
+# DataLoader's own default on Linux; in a process that was spawned, its workers would each import torch anew.
+FORK = "fork" if sys.platform == "linux" else None
+
 
 class PaperRows(Dataset[tuple[torch.Tensor, int]]):
-    """One PIL image at a time."""
+    """One PIL image at a time, changed as a policy says that has flips, nearest-pixel rotation and jitter only."""
 
-    def __init__(self, split: Split, size: int) -> None:
-        mean, std = channel_statistics(split.images)
-        self.split = split
-        self.change = v2.Compose(
-            [
-                v2.Resize((size, size)),
-                v2.RandomHorizontalFlip(0.1),
-                v2.RandomVerticalFlip(0.1),
-                v2.RandomApply([v2.RandomRotation(30)], 0.1),
-                v2.RandomApply([v2.ColorJitter(0.2, 0.2, 0.2, 0.05)], 0.1),
-                v2.ToImage(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(mean, std),
+    def __init__(self, split: Split, size: int, statistics: tuple[Sequence[float], Sequence[float]], augment: str):
+        """Compose the transforms; `statistics` are mean and standard deviation a channel in units of [0, 1]."""
+        self.split, policy = split, POLICIES[augment]
+        changes = [v2.Resize((size, size))]
+        if policy is not None:
+            changes += [
+                v2.RandomHorizontalFlip(policy.horizontal_flip),
+                v2.RandomVerticalFlip(policy.vertical_flip),
+                v2.RandomApply([v2.RandomRotation(policy.degrees)], policy.rotate),
             ]
-        )
+        if policy is not None and policy.jitter:
+            strength = [policy.strength] * 3
+            changes.append(v2.RandomApply([v2.ColorJitter(*strength, policy.hue)], policy.jitter))
+        tensors = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*statistics)]
+        self.change = v2.Compose([*changes, *tensors])
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         assert self.split.labels is not None
-        return self.change(Image.fromarray(self.split.images[index])), int(self.split.labels[index])
+        image = self.split.images[index]
+        return self.change(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)), int(
+            self.split.labels[index]
+        )
+
+
+def paper_network(ready: Prepared, device: torch.device) -> nn.Module:
+    """Make the network with the seed's fresh weights."""
+    spec = ready.spec
+    seed_everything(ready.config.seed)
+    return build(
+        ready.config.model,
+        channels=spec.shape[2],
+        classes=len(spec.classes),
+        image_size=ready.input_size,
+        **spec.switches,
+    ).to(device)
+
+
+def paper_loader(ready: Prepared, device: torch.device, workers: int) -> DataLoader[tuple[torch.Tensor, int]]:
+    """Make the DataLoader of the training rows, drawn with replacement so that all classes are equally frequent."""
+    assert ready.splits.train.labels is not None and ready.config.augment is not None
+    weights = balanced_weights(ready.splits.train.labels, ready.spec.classes)
+    statistics = channel_statistics(ready.splits.train.images)
+    return DataLoader(
+        PaperRows(ready.splits.train, ready.spec.image_size, statistics, ready.config.augment),
+        batch_size=ready.config.batch_size,
+        sampler=WeightedRandomSampler(weights.tolist(), len(weights)),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context=FORK if workers else None,
+        pin_memory=device.type == "cuda",
+    )
+
+
+@dataclass(frozen=True)
+class PaperTraining:
+    """The paper's loop over one epoch."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: DataLoader[tuple[torch.Tensor, int]]
+    device: torch.device
+
+    def epoch(self) -> None:
+        """Train over as many rows as the split has."""
+        self.network.train()
+        total = 0.0
+        for images, labels in self.loader:
+            self.optimizer.zero_grad()
+            loss = F.cross_entropy(self.network(images.to(self.device)), labels.to(self.device))
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            total += loss.item()
+
+
+def paper_training(ready: Prepared, device: torch.device, workers: int) -> PaperTraining:
+    """Set the paper's loop up."""
+    network = paper_network(ready, device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=ready.config.lr)
+    return PaperTraining(network, optimizer, paper_loader(ready, device, workers), device)
 
 
 def paper_epoch(ready: Prepared, device: torch.device, workers: int) -> Callable[[], None]:
     """The paper's loop over one epoch."""
-    config, spec = ready.config, ready.spec
-    seed_everything(config.seed)
-    network = build(
-        config.model, channels=spec.shape[2], classes=len(spec.classes), image_size=spec.crop or spec.image_size
-    ).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.lr)
-    assert ready.splits.train.labels is not None
-    weights = balanced_weights(ready.splits.train.labels, spec.classes)
-    loader = DataLoader(
-        PaperRows(ready.splits.train, spec.image_size),
-        batch_size=config.batch_size,
-        sampler=WeightedRandomSampler(weights.tolist(), len(weights)),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-    )
-
-    def epoch() -> None:
-        network.train()
-        total = 0.0
-        for images, labels in loader:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(network(images.to(device)), labels.to(device))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += loss.item()
-
-    return epoch
+    return paper_training(ready, device, workers).epoch
 
 
 def our_epoch(ready: Prepared, device: torch.device, workers: int = 0) -> Callable[[], None]:

@@ -33,9 +33,9 @@ _SCHEDULES = "; ".join(f"{name}, {entry.summary}" for name, entry in SCHEDULERS.
 class TrainConfig:
     """Everything that decides what a run computes.
 
-    Until the data is loaded, `protocol` and `image_size` None are the data set's own, and `augment` None the recipe's,
-    but `none` for handwritten digits, whose class a flip can change. `crop` None is none; `switches` are the
-    architecture's booleans.
+    Until the data is loaded, `protocol` and `image_size` None are the data set's own, and `augment` None the recipe's;
+    for handwritten digits, whose class a flip can change, it is `none` where the recipe names no policy for them.
+    `crop` None is none; `switches` are the architecture's booleans.
     """
 
     model: str
@@ -181,7 +181,7 @@ class TrainConfig:
     augment: str | None = option(
         None,
         choices=tuple(POLICIES),
-        default_text="the recipe's; none for handwritten digits",
+        default_text="the recipe's; for handwritten digits none, unless the recipe has one for them",
         help="Augmentation of the training images.",
     )
     mix: str = option(
@@ -335,7 +335,7 @@ def resolve(model: str, data: str, **settings: Any) -> TrainConfig:
     recipe = find_recipe(architecture, chosen.get("recipe", architecture.recipes[0].name))
     handwritten = is_handwritten(data)
     values = recipe.values(handwritten=handwritten)
-    if handwritten:
+    if handwritten and "augment" not in recipe.on_handwritten:
         values.pop("augment", None)  # settled once the data is loaded: a flip changes a digit
     if "image_size" in chosen:
         values.pop("crop", None)  # the recipe's crop belongs to the recipe's size

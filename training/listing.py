@@ -79,12 +79,12 @@ def as_text(shown: Mapping[str, Any]) -> str:
         blocks.append("\n".join(lines))
     first = {model: row for row in reversed(shown.get("recipes", [])) for model in row["models"]}
     for row in shown.get("recipes", []):
-        base = first[row["models"][0]]["settings"] if row is not first[row["models"][0]] else {}
+        base = first[row["models"][0]] if row is not first[row["models"][0]] else {}
         lines = [f"recipe {row['name']}: {', '.join(row['models'])}", f"  {row['summary']}"]
         lines += [f"  note: {row['note']}"] if row["note"] else []
-        for title, settings in (("", row["settings"]), (" (digits)", row["on_handwritten_digits"])):
-            for name, setting in settings.items():
-                if base and (title or base.get(name) == setting):
+        for title, part in (("", "settings"), (" (digits)", "on_handwritten_digits")):
+            for name, setting in row[part].items():
+                if base and base[part].get(name) == setting:
                     continue  # as in the model's first recipe
                 lines.append(f"  {name + title:<26}{setting['value']!s:<16}{setting['source']}")
         blocks.append("\n".join(lines))

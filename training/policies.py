@@ -87,4 +87,6 @@ POLICIES: dict[str, Policy | None] = {
     "histology": _HISTOLOGY,
     # The same, at times out of focus or with a part missing.
     "histology-strong": replace(_HISTOLOGY, blur=0.3, cutout=0.3),
+    # Another hand, the same digit: what stays readable, and no flip, which would change the class.
+    "digits": Policy(rotate=1.0, degrees=10.0, scale=(0.9, 1.1), shift=0.08, smooth=True),
 }

@@ -67,6 +67,16 @@ def test_simplecnn_trains_15_epochs_on_mnist_and_until_it_stops_elsewhere() -> N
     assert (resolve("simplecnn", "pathmnist").epochs, resolve("simplecnn", "pathmnist").plateau_patience) == (100, 8)
 
 
+def test_fast_knows_digits_from_tissue() -> None:
+    digits, tissue = (resolve("simplecnn", data, recipe="fast") for data in ("mnist", "pathmnist"))
+    assert (digits.augment, tissue.augment) == ("digits", "paper")
+    assert digits.epochs < 10 < tissue.epochs
+    for config in (digits, tissue):
+        assert config.scheduler == "onecycle" and config.patience >= config.epochs and config.batch_size > 32
+    with pytest.raises(ConfigError, match="simplecnn-v1 has no recipe 'fast'"):
+        resolve("simplecnn-v1", "mnist", recipe="fast")
+
+
 def test_a_new_size_drops_the_recipes_crop() -> None:
     config = resolve("alexnet", "pathmnist", image_size=96)
     assert (config.image_size, config.crop) == (96, None)

@@ -1,10 +1,13 @@
 """What is settled before training: statistics, recipes, and the data's own nature."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Command
 from training.config import resolve
+from training.policies import POLICIES
 from training.run import prepare
 
 
@@ -28,3 +31,19 @@ def test_digits_are_not_flipped_unless_asked(sample: Path) -> None:
     assert prepare(resolve("simplecnn", "digits", augment="paper")).config.augment == "paper"
     assert prepare(resolve("simplecnn", str(sample))).config.augment == "paper"
     assert prepare(resolve("simplecnn", str(sample), recipe="paper-intended")).config.augment == "paper-intended"
+
+
+def test_fast_augments_digits_without_a_flip(sample: Path) -> None:
+    policy = POLICIES[prepare(resolve("simplecnn", "digits", recipe="fast")).config.augment or ""]
+    assert policy is not None and policy.rotate and policy.degrees < 30
+    assert not (policy.horizontal_flip or policy.vertical_flip or policy.transpose)
+    assert prepare(resolve("simplecnn", str(sample), recipe="fast")).config.augment != "digits"
+
+
+def test_fast_trains(sample: Path, tmp_path: Path, command: Command) -> None:
+    result = command("xtrain", "simplecnn", "--data", sample, "--recipe", "fast", "--epochs", 6, "-o", tmp_path / "run")
+    assert result.code == 0 and "not augmented" not in result.err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert max(line["val_accuracy"] for line in lines) > 0.5, "nine classes"
+    digits = command("xtrain", "simplecnn", "--data", "digits", "--recipe", "fast", "--dry-run")
+    assert digits.code == 0 and "not augmented" not in digits.err

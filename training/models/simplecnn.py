@@ -35,6 +35,30 @@ _PAPER = Recipe(
     },
 )
 
+_SEARCHED = OURS + ", chosen on MNIST's validation rows"
+_FAST = Recipe(
+    "fast",
+    "The same network in less time: one-cycle, larger batches, every row once an epoch.",
+    {
+        "optimizer": Setting("adamw", _SEARCHED),
+        "lr": Setting(0.01, _SEARCHED),
+        "batch_size": Setting(256, _SEARCHED),
+        "epochs": Setting(60, OURS),
+        "patience": Setting(60, OURS + ": the cycle runs to its end"),
+        "scheduler": Setting("onecycle", OURS),
+        "plateau_factor": Setting(0.25, OURS + ": not used by one-cycle"),
+        "plateau_patience": Setting(8, OURS + ": not used by one-cycle"),
+        "image_size": Setting(None, "paper: the data set's own 28 pixels"),
+        "statistics": Setting("dataset", "paper, of the training rows"),
+        "balance": Setting(False, OURS + ": an epoch drawn with replacement leaves a third of the rows out"),
+        "augment": Setting("paper", "paper, table 2, as the authors' code computes it"),
+    },
+    on_handwritten={
+        "epochs": Setting(4, _SEARCHED),
+        "augment": Setting("digits", _SEARCHED),
+    },
+)
+
 
 def build(name: str, channels: int, classes: int, image_size: int, **switches: bool) -> nn.Module:
     """Make `simplecnn-v1` or `simplecnn`; its linear layer fixes the image size."""
@@ -99,5 +123,5 @@ _SWITCHES = {
 _RECIPES = with_intended_jitter(_PAPER)
 ARCHITECTURES = (
     Architecture("simplecnn-v1", build, min_size=4, recipes=_RECIPES),
-    Architecture("simplecnn", build, min_size=8, recipes=_RECIPES, switches=_SWITCHES),
+    Architecture("simplecnn", build, min_size=8, recipes=(*_RECIPES, _FAST), switches=_SWITCHES),
 )
