@@ -301,7 +301,9 @@ class RunOptions:
         help="Begin no epoch that would end later than this, going by the one before; --resume goes on.",
     )
     profile: bool = option(
-        False, switch=True, help="Write a trace of 20 steps of the first epoch, for a browser's trace viewer."
+        False,
+        switch=True,
+        help="Write a trace of 20 steps of the first epoch, RUN/trace.json, for a browser's trace viewer.",
     )
     tensorboard: bool = option(False, switch=True, help="Write TensorBoard events into RUN/tensorboard.")
 

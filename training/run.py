@@ -3,9 +3,11 @@
 `train` is what the command and `xtrain.train` call.
 """
 
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any, TextIO
@@ -30,7 +32,8 @@ from training.runs.environment import describe_environment
 from training.runs.folder import Run, RunFolder, open_run
 from training.runs.history import Outcome, best_epoch
 from training.runs.initial import load_run
-from training.runs.progress import Progress, choose_progress
+from training.runs.profile import Profile
+from training.runs.progress import Progress, choose_progress, warn
 from training.runs.recorder import Recorder
 from training.runs.report import summarise, write_report
 from training.runs.resume import best_metrics, check_same_data, load_interrupted, resumed_config
@@ -97,6 +100,7 @@ def train(model: str, data: str | None, options: Mapping[str, Any], progress: Te
     started = _start(model, data, run_options, settings)
     saved, output = started.saved, started.output
     run = RunFolder(output, run_options.overwrite, resume=saved is not None)
+    complain = partial(warn, progress or sys.stderr)  # also with --quiet
     device = choose_device(run_options.device)
     set_up(device, started.config.deterministic)
     with process_group(device) as process:
@@ -111,6 +115,8 @@ def train(model: str, data: str | None, options: Mapping[str, Any], progress: Te
                 progress.write("".join(f"note: {note}\n" for note in notes))
             with memory_advice("for the network and its optimizer; use a smaller model or --device cpu"):
                 trainer = _make_trainer(ready, process, run, watchers, saved)
+            if run_options.profile and process.is_main:
+                trainer.watchers.append(Profile(run / folder.TRACE, device, trainer.batches_left, complain))
             try:
                 minutes = run_options.time_limit
                 outcome = trainer.fit(None if minutes is None else 60 * minutes)

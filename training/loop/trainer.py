@@ -64,7 +64,7 @@ class Trainer:
         """
         labels = splits.train.labels
         assert labels is not None and splits.val.labels is not None
-        self.config, self.process, self.recorder, self.watchers = config, process, recorder, watchers
+        self.config, self.process, self.recorder, self.watchers = config, process, recorder, list(watchers)
         self.shape = BatchShape.of(len(labels), config.batch_size, config.accumulate, process.world_size)
         self.classifier = classifier.to(process.device).to(memory_format=torch.channels_last)
         with memory_advice("for the images of the two splits; --stream reads them from disk as they are needed"):
@@ -85,6 +85,11 @@ class Trainer:
     def updates(self) -> int:
         """Updates of the weights in a whole epoch."""
         return self.shape.batches // self.config.accumulate
+
+    @property
+    def batches_left(self) -> int:
+        """Batches of the epoch that comes next."""
+        return self._updates_left() * self.config.accumulate
 
     @property
     def validated(self) -> Classifier:
@@ -173,7 +178,7 @@ class Trainer:
         if self.step.frozen != (epoch <= self.config.freeze):
             self.step.prepare(frozen=epoch <= self.config.freeze)
         plan, accumulate = self.plan(epoch), self.config.accumulate
-        batches = self._updates_left() * accumulate
+        batches = self.batches_left
         self.step.train_mode()
         # Both are read once an epoch: an .item() in the loop would wait for the device at every batch.
         total = torch.zeros(2, device=self.process.device)  # summed loss, rows that were right

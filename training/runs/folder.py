@@ -23,6 +23,7 @@ from xtrain.signals import deferred
 CONFIG, METRICS, BEST, LAST, SUMMARY = "config.json", "metrics.jsonl", "best.pt", "last.pt", "summary.json"
 CURVES, CONFUSION, CLASSES = "curves.png", "confusion.png", "classes.png"
 TENSORBOARD = "tensorboard"  # a folder
+TRACE = "trace.json"  # of --profile
 LOCK, STAGING = ".lock", ".new"
 FILES = (CONFIG, METRICS, BEST, LAST, SUMMARY, CURVES, CONFUSION, CLASSES)
 
@@ -77,7 +78,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.path)
-            for path in (path for name in FILES for path in self.path.glob(f".{name}.*.tmp")):
+            for path in (path for name in (*FILES, TRACE) for path in self.path.glob(f".{name}.*.tmp")):
                 path.unlink(missing_ok=True)  # of a process that was killed while it wrote
             shutil.rmtree(self.path / STAGING, ignore_errors=True)
             free = shutil.disk_usage(self.path).free
@@ -125,7 +126,7 @@ class RunFolder:
 
     def _replace_earlier_run(self, staging: Path) -> None:
         # Of those that are not replaced the summary goes before the checkpoints that it is of.
-        for name in (SUMMARY, *FILES):
+        for name in (SUMMARY, *FILES, TRACE):
             if not (staging / name).exists():
                 (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)

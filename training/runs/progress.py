@@ -5,6 +5,8 @@ from typing import Any, Protocol, TextIO
 
 from xtrain.metrics import Metrics
 
+CLEAR_LINE = "\r\x1b[K"
+
 
 class Progress(Protocol):
     """What the trainer calls while it trains."""
@@ -20,6 +22,12 @@ class Progress(Protocol):
 
     def close(self) -> None:
         """End."""
+
+
+def warn(stream: TextIO, text: str) -> None:
+    """Write one line of warning; on a terminal over the bar, which draws itself again."""
+    stream.write(f"{CLEAR_LINE if stream.isatty() else ''}warning: {' '.join(text.split())}\n")
+    stream.flush()
 
 
 def format_epoch(entry: dict[str, Any], epochs: int, best: bool) -> str:
