@@ -11,9 +11,10 @@ ORT_WEB := build/node_modules/onnxruntime-web
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
-# Two tests at a time with one thread each: most of them wait for a process of their own.
+# Two tests at a time with one thread each: most of them wait for a process of their own. In the order of the files: by the
+# number of their tests, long files of few tests would come last and keep one worker waiting.
 test: lint $(ORT_WEB)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What runs models in a browser; without npm, or its registry, the tests that need it are skipped, and say so.
 $(ORT_WEB):
