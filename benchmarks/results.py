@@ -9,19 +9,24 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import click
+from typing import Any, TypeVar
 
 from training.runs.environment import git_commit, package_versions
 from xtrain.files import open_atomic
 
-json_option = click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the tables to this file too."
-)
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def json_option(command: Decorated) -> Decorated:
+    """Add `--json`; click is loaded here alone, since `benchmarks.gpu` runs without it."""
+    import click
+
+    return click.option(
+        "--json", "json_file", type=click.Path(path_type=Path), help="Write the tables to this file too."
+    )(command)
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from torchvision.transforms import v2
 
+from benchmarks.gpu_rates import matrix_rate, training_flops
 from benchmarks.results import Report, Table, json_option
 from training.config import TrainConfig, resolve
 from training.loop.device import choose_device, choose_precision, seed_everything, set_up
 from training.loop.distributed import Process
 from training.loop.plan import balanced_weights
 from training.loop.trainer import Trainer
-from training.models.classifier import Classifier, ModelSpec
+from training.models.classifier import Classifier
 from training.models.registry import build
 from training.policies import POLICIES
 from training.prepare import Prepared, prepare
@@ -210,32 +211,6 @@ def serve(connection: Connection, ours: bool, ready: Prepared, device: torch.dev
         began = time.perf_counter()
         epoch()
         connection.send(len(ready.splits.train) / (time.perf_counter() - began))
-
-
-def matrix_rate(device: torch.device) -> float:
-    """Measured bf16 matrix FLOP/s of the device, on 8192 x 8192 matrices."""
-    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
-    for _ in range(3):
-        a @ a
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(20):
-        a @ a
-    torch.cuda.synchronize()
-    return 20 * 2 * 8192**3 / (time.perf_counter() - began)
-
-
-def training_flops(spec: ModelSpec) -> float:
-    """FLOP of one image forward and backward, counted on shapes."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        classifier = Classifier(spec).train()
-        size = classifier.preprocess.output_size
-        pixels = torch.empty(2, spec.shape[2], size, size)
-    with FlopCounterMode(display=False) as counter:
-        classifier.network(pixels).sum().backward()
-    return float(counter.get_total_flops()) / 2
 
 
 def compare(case: Case, data: str, device: torch.device, rounds: int, precision: str, against: str) -> dict[str, Any]:

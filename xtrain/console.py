@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -36,6 +36,20 @@ class FilePath(click.ParamType[Path]):
             self.fail("the path is empty; name a file or folder", param, ctx)
         return Path(value)
 
+
+class NumberOrWord(click.ParamType[float]):
+    """A number, or one of a few words that stand for one."""
+
+    def __init__(self, of: type, words: Mapping[str, float]) -> None:
+        self.of, self.words, self.name = of, words, "|".join(["integer" if of is int else "float", *words])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number: float = self.words[value] if value in self.words else _NUMBERS[self.of].convert(value, param, ctx)
+        return number
+
+
+_NUMBERS: dict[type, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT}
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the file of an earlier command.")
 

@@ -1,7 +1,8 @@
 """Options declared once: a dataclass field carries its help, range and choices.
 
 Flows in: a dataclass whose fields were made with `option`. Flows out: click options (`click_options`), checked values
-(`check`), values from environment variables (`from_environment`) and the rows of a table (`table`).
+(`check`), values from environment variables (`from_environment`) and the rows of a table (`table`). Only the first
+loads click: the training loop runs where torch and numpy alone are installed.
 """
 
 import math
@@ -14,9 +15,6 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
-
-from xtrain.console import FilePath
 from xtrain.errors import ConfigError, nearest
 
 T = TypeVar("T")
@@ -117,6 +115,10 @@ def click_options(
 def _click_option(
     cls: type, name: str, item: Field[Any], unset: bool, variable: str | None
 ) -> Callable[[Decorated], Decorated]:
+    import click
+
+    from xtrain.console import FilePath, NumberOrWord
+
     of, entry = kind(cls, name), described(cls)[name][1]
     default = None if unset or item.default is MISSING else item.default
     shown = _default(item, entry)
@@ -139,21 +141,6 @@ def _click_option(
         value_type = NumberOrWord(of, entry.words)
     described_as: dict[str, Any] = {"default": default, "metavar": entry.metavar, "help": help_text}
     return click.option(*flags, name, type=value_type, envvar=variable, **described_as)
-
-
-class NumberOrWord(click.ParamType[float]):
-    """A number, or one of a few words that stand for one."""
-
-    def __init__(self, of: type, words: Mapping[str, float]) -> None:
-        self.of, self.words, self.name = of, words, "|".join(["integer" if of is int else "float", *words])
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number."""
-        number: float = self.words[value] if value in self.words else _NUMBERS[self.of].convert(value, param, ctx)
-        return number
-
-
-_NUMBERS: dict[type, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT}
 
 
 def _default(item: Field[Any], entry: Option) -> str | None:

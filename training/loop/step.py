@@ -72,16 +72,17 @@ class Step:
         network: Network = self.classifier.network
         if self.config.compile:
             network = torch.compile(self.classifier.network)
-        if self.process.world_size > 1:
-            module = network if isinstance(network, nn.Module) else self.classifier.network
-            network = DistributedDataParallel(
-                module,
-                device_ids=[self.process.device] if self.process.device.type == "cuda" else None,
-                broadcast_buffers=False,  # once an epoch is enough: see `Trainer.train_epoch`
-                gradient_as_bucket_view=True,
-                static_graph=self.config.accumulate == 1,  # it cannot leave the exchange out of some backward passes
-            )
-        self.network = network
+        self.network = self.distributed(network) if self.process.world_size > 1 else network
+
+    def distributed(self, network: Network) -> DistributedDataParallel:
+        """Return the network with the exchange of gradients between processes."""
+        return DistributedDataParallel(
+            network if isinstance(network, nn.Module) else self.classifier.network,
+            device_ids=[self.process.device] if self.process.device.type == "cuda" else None,
+            broadcast_buffers=False,  # once an epoch is enough: see `Trainer.train_epoch`
+            gradient_as_bucket_view=True,
+            static_graph=self.config.accumulate == 1,  # it cannot leave the exchange out of some backward passes
+        )
 
     def train_mode(self) -> None:
         """Switch layers to training; the BatchNorms of frozen layers keep their statistics."""
