@@ -43,6 +43,7 @@ STEPS: list[dict[str, Any]] = [
     {"precision": "bf16", "ema": 0.99, "clip_grad": 1.0},
     {"precision": "fp16"},
     {"accumulate": 2},
+    {"scheduler": "onecycle"},
     *({"optimizer": name} for name in ("adagrad", "adamw", "nadam", "rmsprop", "sgd")),
 ]
 
@@ -251,8 +252,8 @@ def main(words: Sequence[str] | None = None) -> int:
         setting, left_out = choose_setting(choose_device(options.device), options.models, options.quick)
         if left_out:
             print(left_out)
-        minutes = options.minutes or (8 if setting.cuda else 3)
-        table, counts = report(setting, options.only, minutes)
+        default = 8 if setting.cuda else 3
+        table, counts = report(setting, options.only, default if options.minutes is None else options.minutes)
         if options.json:
             made = Table(" ".join(part for part in (table.caption, left_out) if part), table.columns, table.rows)
             Report.make([made], hardware(setting) if setting.cuda else "").write(options.json)

@@ -5,6 +5,7 @@ On a CPU they are the same functions; what only a card can show is skipped with 
 
 import gc
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ MODES: dict[str, dict[str, Any]] = {
     "compile": {"compile": True},
 }
 NO_CARD = "no card here"
-# Largest difference of logits from float64 as a share of the largest logit: float32 gives some 1e-6, TF32 some 1e-3.
-LOGITS_TOLERANCE = 1e-4
+# Largest difference of logits from float64 as a share of the largest logit: float32 gives some 1e-6 on a CPU, and a
+# card may choose Winograd's convolutions, which round more; TF32, which must be off here, gives some 1e-3.
+LOGITS_TOLERANCE = 5e-4
 # Values of pixels that may differ by more than a grey level: coordinates that round to the other of two pixels.
 PIXELS_TOLERANCE = 1e-3
 SEED_OF_DRAWS = 7
@@ -85,7 +87,8 @@ def no_waits(setting: Setting, settings: Mapping[str, Any]) -> Result:
         plan, accumulate = trainer.plan(2), trainer.config.accumulate
         trainer.step.train_mode()
         total, count = torch.zeros(2, device=setting.device), 0
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings(action="ignore"):  # it says that it is a prototype
+            torch.cuda.set_sync_debug_mode("error")
         try:
             for count, batch in enumerate(trainer.train_loader.training_batches(plan), start=1):
                 updates = count % accumulate == 0
@@ -233,10 +236,14 @@ def peak(setting: Setting, model: str, size: int) -> Result:
         images = trainer.train_loader.images, trainer.val_loader.images
     resident = sum(tensor.nbytes for tensor in images if tensor is not None)
     expected = estimate(run.config, run.spec, resident).total
-    problem = None
-    if not 0.5 * expected <= used <= 1.25 * expected + WORKSPACE:
-        problem = "outside 0.5 to 1.25 times the estimate and a workspace"
-    return judged(problem, peak_mb=used / 1e6, estimate_mb=expected / 1e6, ratio=used / expected)
+    return judged(memory_problem(used, expected), peak_mb=used / 1e6, estimate_mb=expected / 1e6, ratio=used / expected)
+
+
+def memory_problem(used: int, expected: int) -> str | None:
+    """Return what is wrong with the bytes of a step beside those of its estimate, None for nothing."""
+    if 0.5 * expected <= used <= 1.25 * expected + WORKSPACE:
+        return None
+    return "outside 0.5 to 1.25 times the estimate and a workspace"
 
 
 def group_of_one(setting: Setting, model: str) -> Result:
