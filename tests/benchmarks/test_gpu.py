@@ -42,10 +42,10 @@ def named(case: Case) -> str:
 
 
 # What compiles or measures is left to the test of the command and to cards.
-ON_CPU = cases(Setting(CPU, ("simplecnn", "efficientnet-lite0")), "rate", "deterministic")
+ON_CPU = cases(Setting(CPU, ("simplecnn", "efficientnet-lite0")), "rate", "deterministic", "compile")
 
 
-@pytest.mark.parametrize("case", [case for case in ON_CPU if "compile" not in case.name], ids=named)
+@pytest.mark.parametrize("case", ON_CPU, ids=named)
 def test_on_the_cpu(case: Case) -> None:
     """Without `attempt`, so that an error shows where it is."""
     result = case.call()
