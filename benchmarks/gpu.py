@@ -238,6 +238,14 @@ def choose_setting(device: torch.device, models: str | None, quick: bool) -> tup
     return Setting(device, chosen, quick), f"Left out for {why}: {', '.join(left)}." if left else ""
 
 
+def minutes(text: str) -> float:
+    """Read a time above 0; argparse tells of the ValueError."""
+    value = float(text)
+    if not value > 0:
+        raise ValueError
+    return value
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n\n")[0])
@@ -247,7 +255,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK_MODELS)}")
-    parser.add_argument("--minutes", type=float, help="begin nothing after this time [default: 8, on a CPU 3]")
+    parser.add_argument("--minutes", type=minutes, help="begin nothing after this time [default: 8, on a CPU 3]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table to this file too")
     options = parser.parse_args(words)
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])

@@ -42,7 +42,7 @@ from training.runs.environment import git_commit
 from xtrain import console
 from xtrain.data.catalog import is_handwritten, is_path
 from xtrain.data.statistics import channel_statistics
-from xtrain.errors import TrainingError
+from xtrain.errors import ConfigError, TrainingError, XtrainError
 from xtrain.metrics import evaluate
 
 RECIPES = {"per-image": "paper", "paper": "paper", "fast": "fast"}  # of each side
@@ -202,7 +202,11 @@ def probabilities(training: PaperTraining, rows: DataLoader[tuple[torch.Tensor, 
 
 def fastest_workers(connection: Connection, job: Job) -> None:
     """Send the number of workers, 0 or 2, with which the per-image pipeline trains on some rows in less time."""
-    ready = job.prepared()
+    try:
+        ready = job.prepared()
+    except XtrainError as error:
+        connection.send(error)
+        return
     few = repeated(ready.splits.train, min(PROBE_ROWS, len(ready.splits.train)))
     ready = replace(ready, splits=replace(ready.splits, train=few))
     seconds = {}
@@ -217,7 +221,11 @@ def fastest_workers(connection: Connection, job: Job) -> None:
 
 def work(connection: Connection, job: Job) -> None:
     """Train one run, in a process of its own; send None at the start of the first epoch, every epoch, and the end."""
-    ready = job.prepared()
+    try:
+        ready = job.prepared()
+    except XtrainError as error:  # for the one line of the process that waits
+        connection.send(error)
+        return
     train = train_per_image if job.side == "per-image" else train_ours
     try:
         train(ready, job, lambda: connection.send(None), connection.send)
@@ -231,7 +239,7 @@ def messages(target: Callable[[Connection, Job], None], job: Job) -> Iterator[An
     """Start a process and yield what it sends.
 
     Raises:
-        TrainingError: it ended with an error, which it has printed.
+        XtrainError: it could not load the data, or ended with an error, which it has printed.
     """
     context = multiprocessing.get_context("spawn")
     connection, there = context.Pipe(duplex=False)
@@ -241,7 +249,10 @@ def messages(target: Callable[[Connection, Job], None], job: Job) -> Iterator[An
     try:
         with contextlib.suppress(EOFError):
             while True:
-                yield connection.recv()
+                message = connection.recv()
+                if isinstance(message, XtrainError):
+                    raise message
+                yield message
     except BaseException:
         process.terminate()
         raise
@@ -292,10 +303,20 @@ class Store:
     """The runs so far, kept in the file of `--json`, which is written after each."""
 
     def __init__(self, path: Path | None) -> None:
-        """Read the runs that the file holds."""
-        self.path = path
-        report = Report.read(path) if path is not None and path.exists() else None
-        self.runs = [Run.from_json(values) for values in report.runs] if report else []
+        """Read the runs that the file holds.
+
+        Raises:
+            ConfigError: it is not a file of this command, whose content would be lost.
+        """
+        self.path, self.runs = path, list[Run]()
+        if path is None or not path.exists():
+            return
+        try:
+            self.runs = [Run.from_json(values) for values in Report.read(path).runs]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.runs = []
+        if not self.runs:
+            raise ConfigError(f"--json {path}: a file that this command did not write; name another")
 
     def find(self, name: str, job: Job) -> Run | None:
         """Return the finished run of the same configuration that went as far as this one is to go, if any."""
@@ -441,8 +462,11 @@ def main(data: str, seeds: list[int], sides: list[str], json_file: Path | None, 
             store.add(measure(job, name))
         else:
             click.echo(f"{job.side}, seed {job.config.seed}: taken from {json_file}", err=True)
-    for made in tables([run for run in store.runs if run.data == name]):
+    runs = [run for run in store.runs if run.data == name]
+    for made in tables(runs):
         click.echo(made.markdown())
+    if not targets(name, runs):
+        click.echo("no target yet: it is the best accuracy of the side paper; add it to --sides", err=True)
     store.write()
 
 

@@ -123,13 +123,18 @@ def test_an_error_is_a_failure_and_the_rest_goes_on(
     assert "| logits | whole | ok | a 0.5 |" in printed and "1 ok, 1 failed, 0 skipped" in printed
     table = Report.read(tmp_path / "gpu.json").tables[0]
     assert [row[2] for row in table.rows] == [FAILED, OK] and "Left out for a CPU: " in table.caption
-    assert gpu.main(["--device", "cpu", "--minutes", "-1"]) == 0
+    assert gpu.main(["--device", "cpu", "--minutes", "1e-9"]) == 0
     assert "minutes are over" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--only", "logit"], "invalid choice"), (["--models", "resnet19"], "no model is called 'resnet19'")],
+    [
+        (["--only", "logit"], "invalid choice"),
+        (["--models", "resnet19"], "no model is called 'resnet19'"),
+        (["--minutes", "nan"], "invalid minutes value: 'nan'"),
+        (["--minutes", "-1"], "--minutes: invalid minutes value"),
+    ],
 )
 def test_wrong_words_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

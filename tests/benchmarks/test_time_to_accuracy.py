@@ -61,3 +61,15 @@ def test_a_run_that_does_not_get_there_is_counted_and_left_out() -> None:
     assert targets(
         "sample.npz", [run("paper", seed, (best, 1.0)) for seed, best in ((1, 0.7), (2, 0.9), (3, 0.8))]
     ) == [pytest.approx(0.8)]
+
+
+def test_bad_input_is_one_line_and_loses_nothing(sample: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    for content in ((ROOT / "docs" / "results" / "training.json").read_text(), '{"a": 1}', "hello", "[]"):
+        other.write_text(content)
+        refused = command(sample, other, "fast")
+        assert refused.returncode == 2 and other.read_text() == content
+        assert refused.stderr == f"error: --json {other}: a file that this command did not write; name another\n"
+    absent = command(tmp_path / "absent.npz", tmp_path / "times.json", "fast")
+    assert absent.returncode == 1 and absent.stderr.startswith(f"error: {tmp_path / 'absent.npz'}: no such file")
+    assert absent.stderr.count("\n") == 1
