@@ -17,7 +17,19 @@ ALLOWED = {
 # The rooms of each package from the ground up: a room imports only from those before it, and from itself.
 ROOMS = {
     "xtrain": ["errors", "signals", "console", "files", "metrics", "options", "images", "data", "api", "entry"],
-    "training": ["models", "optimizers", "policies", "config", "runs", "loop", "prepare", "run", "listing", "cli"],
+    "training": [
+        "models",
+        "optimizers",
+        "policies",
+        "config",
+        "runs",
+        "loop",
+        "prepare",
+        "run",
+        "seeds",
+        "listing",
+        "cli",
+    ],
     "export": [
         *("options", "explain", "graph", "calibration", "inference", "plan", "weigh", "trace", "verify"),
         *("model_card", "publish", "targets", "package", "export", "cli"),

@@ -50,20 +50,33 @@ def switch_options(command: Decorated) -> Decorated:
 @click_options(TrainConfig, unset=True)
 @switch_options
 @click_options(RunOptions, unset=True)
+@click.option(
+    "--seeds", metavar="N,N,…", help="Train a run a seed, in RUN/seedN, and print mean and standard deviation."
+)
 @click.option("--dry-run", is_flag=True, help="Print configuration, parameters, memory and minutes as JSON, and stop.")
 @click.option("--quiet", is_flag=True, help="No progress; only the result, and errors.")
 @console.shared_options
-def train(model: str, data: str | None, dry_run: bool, quiet: bool, **options: Any) -> None:
+def train(model: str, data: str | None, seeds: str | None, dry_run: bool, quiet: bool, **options: Any) -> None:
     """Train MODEL and write its run folder: checkpoints, metrics, summary and pictures."""
     with ending_at_once():
-        from training import run
+        from training.run import dry_run as show
+        from training.run import train as train_one
+        from training.seeds import dry_run_seeds, parse_seeds, train_seeds
 
+    several = None if seeds is None else parse_seeds(seeds)
     if dry_run:
-        click.echo(json.dumps(run.dry_run(model, data, options), indent=2))
+        shown = show(model, data, options) if several is None else dry_run_seeds(model, data, several, options)
+        click.echo(json.dumps(shown, indent=2))
         return
-    finished = run.train(model, data, options, progress=None if quiet else sys.stderr)
-    if finished is not None:
-        click.echo(finished.describe())
+    progress = None if quiet else sys.stderr
+    if several is None:
+        result = train_one(model, data, options, progress)
+        text = None if result is None else result.describe()
+    else:
+        together = train_seeds(model, data, several, options, progress)
+        text = None if together is None else together.describe()
+    if text is not None:
+        click.echo(text)
 
 
 @click.command(name="list", context_settings=console.SETTINGS)

@@ -17,13 +17,14 @@ from training.policies import POLICIES
 from xtrain.data.catalog import is_handwritten, is_path
 from xtrain.data.datasets import MAX_CLASSES
 from xtrain.data.splits import PROTOCOLS, SPLIT_SEED, VAL_FRACTION
-from xtrain.errors import ConfigError
+from xtrain.errors import ConfigError, nearest
 from xtrain.options import check, described, make, option, plain_values, refuse_unknown
 
 MAX_EPOCHS, MAX_SIDE = 1_000_000, 8192
 STATISTICS = ("dataset", "imagenet", "pretrained")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LOSSES, MIXES, MONITORS = ("cross-entropy", "focal"), ("none", "mixup", "cutmix"), ("accuracy", "loss", "f1", "auc")
+LOGGERS = ("tensorboard", "wandb", "trackio", "mlflow")
 AUTO = 0  # a batch size that is settled once the network and the memory are known
 RECIPES_OWN = "the recipe's"
 _SCHEDULES = "; ".join(f"{name}, {entry.summary}" for name, entry in SCHEDULERS.items())
@@ -305,7 +306,28 @@ class RunOptions:
         switch=True,
         help="Write a trace of 20 steps of the first epoch, RUN/trace.json, for a browser's trace viewer.",
     )
-    tensorboard: bool = option(False, switch=True, help="Write TensorBoard events into RUN/tensorboard.")
+    log: str | None = option(
+        None,
+        several=True,
+        flags=("--log", "--logger"),  # torchrun takes `--log` for the beginning of options of its own
+        metavar="NAMES",
+        help=f"Log to these as well, one or several separated by commas: {', '.join(LOGGERS)}. A failure of one never "
+        "stops training.",
+    )
+    tensorboard: bool = option(False, switch=True, help="The same as --log tensorboard.")
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """The names of --log, each once.
+
+        Raises:
+            ConfigError: one is none of `LOGGERS`.
+        """
+        given = [] if self.log is None else [word.strip() for word in self.log.split(",")]
+        for word in given:
+            if word not in LOGGERS:
+                raise ConfigError(f"--log is {word!r}; {nearest(word, LOGGERS)}")
+        return tuple(dict.fromkeys([*given, *(["tensorboard"] if self.tensorboard else [])]))
 
 
 def divide(options: Mapping[str, Any]) -> tuple[RunOptions, dict[str, Any]]:

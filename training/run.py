@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +32,8 @@ from training.runs.environment import describe_environment
 from training.runs.folder import Run, RunFolder, open_run
 from training.runs.history import Outcome, best_epoch
 from training.runs.initial import load_run
+from training.runs.loggers import LoggedRun, check_packages
+from training.runs.logs import Logs
 from training.runs.profile import Profile
 from training.runs.progress import Progress, choose_progress, warn
 from training.runs.recorder import Recorder
@@ -56,9 +58,10 @@ def dry_run(model: str, data: str | None, options: Mapping[str, Any]) -> dict[st
         XtrainError: as `train`.
     """
     run_options, settings = divide(options)
+    check_packages(run_options.loggers)
     if run_options.resume is not None:
         raise ConfigError("--dry-run shows a new run; leave --resume out")
-    started = _start(model, data, run_options, settings)
+    started = start(model, data, run_options, settings)
     RunFolder(started.output, run_options.overwrite)
     process = Process(choose_device(run_options.device))
     ready = _prepared(started.config, run_options, process)
@@ -97,7 +100,8 @@ def train(model: str, data: str | None, options: Mapping[str, Any], progress: Te
         XtrainError: any fault of the input, before anything is written; or an interruption.
     """
     run_options, settings = divide(options)
-    started = _start(model, data, run_options, settings)
+    check_packages(run_options.loggers)
+    started = start(model, data, run_options, settings)
     saved, output = started.saved, started.output
     run = RunFolder(output, run_options.overwrite, resume=saved is not None)
     complain = partial(warn, progress or sys.stderr)  # also with --quiet
@@ -109,7 +113,10 @@ def train(model: str, data: str | None, options: Mapping[str, Any], progress: Te
             check_same_data(saved, ready.record, output)
         needed = _check_memory(ready, process)
         with run.reserved(needed) if process.is_main else nullcontext():
-            watchers = _watchers(run, ready, run_options, progress) if process.is_main else []
+            logs = _logs(run, ready, run_options.loggers if process.is_main else (), complain)
+            watchers: list[Progress] = [logs]
+            if process.is_main and progress is not None:
+                watchers.append(choose_progress(progress))
             if process.is_main and progress is not None:
                 notes = _notes(started, ready, data, process)
                 progress.write("".join(f"note: {note}\n" for note in notes))
@@ -117,13 +124,16 @@ def train(model: str, data: str | None, options: Mapping[str, Any], progress: Te
                 trainer = _make_trainer(ready, process, run, watchers, saved)
             if run_options.profile and process.is_main:
                 trainer.watchers.append(Profile(run / folder.TRACE, device, trainer.batches_left, complain))
+            summary = None
             try:
                 minutes = run_options.time_limit
                 outcome = trainer.fit(None if minutes is None else 60 * minutes)
+                if process.is_main:
+                    summary = _report(run, ready, outcome)
             except KeyboardInterrupt:
                 raise Interrupted(_interruption(trainer, output, model)) from None
-            if process.is_main:
-                _report(run, ready, outcome)
+            finally:
+                logs.finish(summary)
     return open_run(output) if process.is_main else None
 
 
@@ -136,7 +146,12 @@ class Started:
     output: Path
 
 
-def _start(model: str, data: str | None, run_options: RunOptions, settings: Mapping[str, Any]) -> Started:
+def start(model: str, data: str | None, run_options: RunOptions, settings: Mapping[str, Any]) -> Started:
+    """Settle what the options say without the data; nothing is written.
+
+    Raises:
+        XtrainError: options that contradict one another, or a run that cannot be resumed.
+    """
     if run_options.resume is not None:
         for flag, given in (("-o", run_options.output), ("--overwrite", run_options.overwrite)):
             if given:
@@ -229,13 +244,12 @@ def _check_memory(ready: Prepared, process: Process) -> int:
     return 2 * last + best  # the next one is written beside the last
 
 
-def _watchers(run: RunFolder, ready: Prepared, options: RunOptions, progress: TextIO | None) -> list[Progress]:
-    watchers: list[Progress] = [choose_progress(progress)] if progress is not None else []
-    if options.tensorboard:
-        from training.runs.tensorboard import TensorBoard
-
-        watchers.append(TensorBoard(run / folder.TENSORBOARD, ready.spec.classes))
-    return watchers
+def _logs(run: RunFolder, ready: Prepared, names: tuple[str, ...], complain: Callable[[str], None]) -> Logs:
+    """Return the loggers of a run, which is called by its folder."""
+    path, config = run.path.resolve(), ready.config.as_json()
+    name = f"{path.parent.name}-{path.name}" if path.name == f"seed{ready.config.seed}" else path.name
+    settings = {**config.pop("switches"), **config}
+    return Logs(names, LoggedRun(name, settings, run.path, ready.spec.classes), complain)
 
 
 def _make_trainer(
@@ -273,8 +287,9 @@ def _interruption(trainer: Trainer, output: Path, model: str) -> str:
     )
 
 
-def _report(run: RunFolder, ready: Prepared, outcome: Outcome) -> None:
-    """Write the summary and the pictures."""
+def _report(run: RunFolder, ready: Prepared, outcome: Outcome) -> dict[str, Any]:
+    """Write the summary and the pictures; return the summary."""
     counts = class_counts(np.asarray(ready.splits.train.labels), len(ready.spec.classes))
     summary = summarise(checkpoint.load(run / folder.BEST), counts, outcome)
     write_report(run, summary, outcome.history)
+    return summary

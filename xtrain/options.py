@@ -38,6 +38,7 @@ class Option:
         resume: whether a resumed run may change it.
         switch: a boolean that can only be turned on, so without a `--no-` form.
         words: words that may stand in place of a number, each for a number outside the range.
+        several: text that lists words, separated by commas; on the command line the option may also be repeated.
     """
 
     help: str
@@ -53,6 +54,7 @@ class Option:
     resume: bool = False
     switch: bool = False
     words: Mapping[str, float] = field(default_factory=dict)
+    several: bool = False
 
     @property
     def range(self) -> str | None:
@@ -140,7 +142,14 @@ def _click_option(
     elif entry.words:
         value_type = NumberOrWord(of, entry.words)
     described_as: dict[str, Any] = {"default": default, "metavar": entry.metavar, "help": help_text}
+    if entry.several:
+        described_as |= {"multiple": True, "callback": _joined}
     return click.option(*flags, name, type=value_type, envvar=variable, **described_as)
+
+
+def _joined(context: Any, parameter: Any, values: tuple[str, ...]) -> str | None:
+    """Return the lists of an option that was repeated as one list, None where it was not given; a callback of click."""
+    return ",".join(values) if values else None
 
 
 def _default(item: Field[Any], entry: Option) -> str | None:

@@ -1,6 +1,7 @@
 """The device and how it computes: choosing it, precision, determinism, and seeds as a function of (seed, epoch)."""
 
 import ctypes
+import gc
 import os
 import platform
 import random
@@ -122,3 +123,11 @@ def seed_everything(seed: int, epoch: int = 0, rank: int = 0) -> torch.Generator
     np.random.seed(mixed)
     torch.manual_seed(mixed + 7919 * rank)
     return torch.Generator().manual_seed(mixed + 1)
+
+
+def release() -> None:
+    """Free what a finished run leaves behind: its tensors in reference cycles, and the graphs compiled for it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    torch.compiler.reset()  # else the network of each further run counts as one more variant of the same code

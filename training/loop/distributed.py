@@ -33,16 +33,22 @@ class Process:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Process]:
-    """Join the processes that torchrun started (NCCL on CUDA, Gloo on the CPU) and leave them at the end."""
+    """Join the processes that torchrun started (NCCL on CUDA, Gloo on the CPU) and leave them at the end.
+
+    Within another such block it is the same group: one that is left and joined anew finds the addresses of the first
+    in torchrun's store, and waits for them.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Process(device)
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    process, within = Process(device, int(os.environ["RANK"]), world_size), dist.is_initialized()
+    if not within:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Process(device, int(os.environ["RANK"]), world_size)
+        yield process
         # Nobody leaves while another still works: the launcher ends all when one has gone, and the main
         # process writes its report last.
         dist.barrier()
@@ -56,10 +62,11 @@ def process_group(device: torch.device) -> Iterator[Process]:
             "and --resume goes on after the last whole epoch"
         ) from error
     finally:
-        # Gloo aborts the process if its group is freed while the interpreter shuts down; DistributedDataParallel
-        # holds it in reference cycles until they are collected.
-        gc.collect()
-        dist.destroy_process_group()
+        if not within:
+            # Gloo aborts the process if its group is freed while the interpreter shuts down; DistributedDataParallel
+            # holds it in reference cycles until they are collected.
+            gc.collect()
+            dist.destroy_process_group()
 
 
 @contextmanager

@@ -54,7 +54,10 @@ _FAST = Recipe(
         "augment": Setting("paper", "paper, table 2, as the authors' code computes it"),
     },
     on_handwritten={
-        "epochs": Setting(6, _SEARCHED),
+        # Six epochs without average and smoothing reach 99.36-99.45 % with seeds 22-24, these 99.47-99.51 %.
+        "epochs": Setting(10, _SEARCHED),
+        "ema": Setting(0.98, _SEARCHED),
+        "label_smoothing": Setting(0.1, _SEARCHED),
         "augment": Setting("digits", _SEARCHED),
     },
 )

@@ -24,6 +24,7 @@ CONFIG, METRICS, BEST, LAST, SUMMARY = "config.json", "metrics.jsonl", "best.pt"
 CURVES, CONFUSION, CLASSES = "curves.png", "confusion.png", "classes.png"
 TENSORBOARD = "tensorboard"  # a folder
 TRACE = "trace.json"  # of --profile
+LOGGED = "loggers.json"  # what the run is called where --log logs it
 LOCK, STAGING = ".lock", ".new"
 FILES = (CONFIG, METRICS, BEST, LAST, SUMMARY, CURVES, CONFUSION, CLASSES)
 
@@ -78,7 +79,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.path)
-            for path in (path for name in (*FILES, TRACE) for path in self.path.glob(f".{name}.*.tmp")):
+            for path in (path for name in (*FILES, TRACE, LOGGED) for path in self.path.glob(f".{name}.*.tmp")):
                 path.unlink(missing_ok=True)  # of a process that was killed while it wrote
             shutil.rmtree(self.path / STAGING, ignore_errors=True)
             free = shutil.disk_usage(self.path).free
@@ -126,7 +127,7 @@ class RunFolder:
 
     def _replace_earlier_run(self, staging: Path) -> None:
         # Of those that are not replaced the summary goes before the checkpoints that it is of.
-        for name in (SUMMARY, *FILES, TRACE):
+        for name in (SUMMARY, *FILES, TRACE, LOGGED):
             if not (staging / name).exists():
                 (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)

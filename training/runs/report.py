@@ -1,5 +1,6 @@
 """The report of a finished run: `summary.json` and three pictures."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from training.runs.folder import RunFolder
 from training.runs.fonts import drawable, drawable_names, families
 from training.runs.history import Outcome
 from xtrain.files import open_atomic
+
+DRAWING = threading.Lock()  # matplotlib is not safe for threads, and a logger draws in its own
 
 
 def summarise(best: Checkpoint, counts: Sequence[int], outcome: Outcome) -> dict[str, Any]:
@@ -61,14 +64,15 @@ def summarise(best: Checkpoint, counts: Sequence[int], outcome: Outcome) -> dict
 def write_report(run: RunFolder, summary: dict[str, Any], history: Sequence[dict[str, Any]]) -> None:
     """Write `curves.png`, `confusion.png`, `classes.png`, and last `summary.json`, which marks the run complete."""
     where = f"{summary['data']['name']}, {summary['metrics']['protocol']} protocol, validation"
-    draw_curves(run / folder.CURVES, history, summary["metrics"]["epoch"], f"{summary['model']} on {where}")
-    confusion = plot_confusion(
-        np.asarray(summary["metrics"]["confusion"]),
-        summary["classes"],
-        f"{summary['model']} on {where}\naccuracy {summary['metrics']['accuracy']:.4f}",
-    )
-    _write(run / folder.CONFUSION, confusion)
-    draw_classes(run / folder.CLASSES, summary["class_distribution"], summary["classes"])
+    with DRAWING:
+        draw_curves(run / folder.CURVES, history, summary["metrics"]["epoch"], f"{summary['model']} on {where}")
+        confusion = plot_confusion(
+            np.asarray(summary["metrics"]["confusion"]),
+            summary["classes"],
+            f"{summary['model']} on {where}\naccuracy {summary['metrics']['accuracy']:.4f}",
+        )
+        _write(run / folder.CONFUSION, confusion)
+        draw_classes(run / folder.CLASSES, summary["class_distribution"], summary["classes"])
     folder.write_json(run / folder.SUMMARY, summary)
 
 

@@ -17,6 +17,10 @@ from xtrain.metrics import Metrics
 from xtrain.options import described
 
 
+class CompleteError(ConfigError):
+    """Nothing of the run is left to do."""
+
+
 def load_interrupted(run: Path, model: str) -> Checkpoint:
     """Return the `last.pt` of a run that can be resumed.
 
@@ -50,7 +54,8 @@ def resumed_config(
         reported: whether the run's summary is written.
 
     Raises:
-        ConfigError: another setting would change, or nothing is left to do.
+        ConfigError: another setting would change.
+        CompleteError: nothing is left to do.
     """
     settings = dict(settings)
     options = described(TrainConfig)
@@ -73,7 +78,7 @@ def resumed_config(
     if stopped_early and "epochs" in changes and config.epochs > saved.epoch:
         return config, replace(saved, training={**saved.training, "stopping": {**stopping, "stale": 0}})
     if reported and (saved.epoch >= config.epochs or stopped_early):
-        raise ConfigError(
+        raise CompleteError(
             f"the run is complete after {saved.epoch} epochs"
             + (" without a higher validation accuracy for long; raise --epochs or --patience" if stopped_early else "")
             + ("" if stopped_early else "; raise --epochs to train on")
