@@ -27,7 +27,6 @@ from xtrain.options import described
 SEEDS = "seeds.json"
 FIGURES = ("accuracy", "f1", "auc", "loss", "ece")
 SHOWN = {"accuracy": "validation accuracy", "f1": "macro F1", "auc": "AUC"}
-OPEN = (None, "auto", AUTO)  # settings that are settled once data and device are known
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,9 @@ def _check_same_settings(run: Run, config: TrainConfig) -> None:
     may_change = {name for name, (_, entry) in described(TrainConfig).items() if entry.resume}
     for name, value in config.as_json().items():
         stored = run.config.get(name)
-        if name not in may_change and value not in OPEN and stored != value:
+        # Settled once data and device are known; AUTO is 0, which elsewhere is a value.
+        later = value is None or value == "auto" or (name == "batch_size" and value == AUTO)
+        if name not in may_change and not later and stored != value:
             raise ConfigError(
                 f"{run.folder}: has {name} {stored}, and this command {value}; choose another -o or add --overwrite"
             )

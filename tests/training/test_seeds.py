@@ -118,6 +118,10 @@ def test_folders_and_runs_that_do_not_fit(command: Command, tiny: Path, tmp_path
     before = digests(several / "seed1")
     result = command("xtrain", *options, "-o", several, "--lr", "0.01")
     assert result.code == 2 and "has lr 0.001, and this command 0.01" in result.error
+    smoothed = tmp_path / "smoothed"
+    assert command("xtrain", *options, "-o", smoothed, "--label-smoothing", "0.1").code == 0
+    result = command("xtrain", *options, "-o", smoothed)
+    assert result.code == 2 and "has label_smoothing 0.1, and this command 0.0" in result.error
     other = make_npz(tmp_path / "other.npz", rows=13)
     result = command("xtrain", *OPTIONS, "--data", other, "--seeds", "1,3", "--quiet", "-o", several)
     assert result.code == 2 and "has data" in result.error

@@ -130,4 +130,5 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    torch.compiler.reset()  # else the network of each further run counts as one more variant of the same code
+    if "torch._dynamo" in sys.modules:  # whose import takes seconds
+        torch.compiler.reset()  # else the network of each further run counts as one more variant of the same code
