@@ -16,7 +16,7 @@ import click
 
 import xtrain
 from benchmarks.results import Report, Table, json_option
-from scoring.evaluate import Evaluation
+from scoring.evaluation.evaluate import Evaluation
 from xtrain import console
 
 SAMPLE, KAGGLE = "pathmnist-sample.npz", "pathmnist-kaggle-sample.npz"
@@ -70,7 +70,7 @@ def measure(case: Case, data_dir: Path, folder: Path, epochs: int | None) -> tup
     """Train what is not trained yet, export, and return the figures on the test rows, and the card."""
     named = case.data == "mnist"
     data = case.data if named else str(data_dir / case.data)
-    place = {"data_dir": data_dir} if named else {}
+    place: dict[str, Any] = {"data_dir": data_dir} if named else {}
     runs = []
     for seed in case.seeds:
         words = [f"{name}={value}" for name, value in case.training.items()]

@@ -13,7 +13,8 @@ import click
 
 from benchmarks.results import Report
 from export.options import ExportOptions
-from scoring.options import ScoringOptions
+from scoring.figures.totals import TOTALS
+from scoring.options import FigureOptions, ScoringOptions
 from serving.http.errors import CODES
 from serving.http.openapi import WHEN
 from serving.http.routes import OPERATIONS
@@ -59,7 +60,8 @@ def help_of(*words: str) -> str:
 
 def options(name: str) -> str:
     """Return the table of the options of a dataclass."""
-    classes = {each.__name__: each for each in (TrainConfig, RunOptions, ExportOptions, ScoringOptions, Settings)}
+    several = (TrainConfig, RunOptions, ExportOptions, ScoringOptions, FigureOptions, Settings)
+    classes = {each.__name__: each for each in several}
     return table(classes[name], without=("model",) if name == "Settings" else ())
 
 
@@ -116,6 +118,12 @@ def operations() -> str:
     return markdown_table(["operation", "body", "answers with", "token"], rows)
 
 
+def figures() -> str:
+    """Return the table of the figures of `xeval`."""
+    rows = [[f"`{name}`", figure.title, figure.source] for name, figure in TOTALS.items()]
+    return markdown_table(["JSON and CSV", "figure", "definition"], rows)
+
+
 def errors() -> str:
     """Return the table of the statuses that an error can have."""
     rows = [[str(status), f"`{CODES.get(status, 'internal')}`", when] for status, when in sorted(WHEN.items())]
@@ -146,6 +154,7 @@ MAKERS: dict[str, Callable[..., str]] = {
     "data": data_sets,
     "operations": operations,
     "errors": errors,
+    "figures": figures,
     "results": results,
     "headline": headline,
 }

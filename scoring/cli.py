@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 
 import click
 
-from scoring.options import ScoringOptions, Solution
+from scoring.options import FigureOptions, ScoringOptions, Solution
 from serving.model.devices import DEVICES
 from xtrain import console
 from xtrain.console import FilePath
 from xtrain.files import STANDARD_OUTPUT
-from xtrain.options import click_options
+from xtrain.options import click_options, described
 from xtrain.signals import ending_at_once
 
 model_argument = click.argument("model", type=FilePath(), metavar="M.onnx")
@@ -26,20 +26,46 @@ model_argument = click.argument("model", type=FilePath(), metavar="M.onnx")
 @click.option("--solution", type=FilePath(), metavar="FILE", help="CSV with the labels that DATA holds back.")
 @click.option("--id-column", help="Its column of row numbers, from 0  [default: ID]")
 @click.option("--class-column", help="Its column of classes  [default: CLASS]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@click_options(FigureOptions)
+@click.option(
+    "--compare",
+    type=FilePath(),
+    multiple=True,
+    metavar="FILE",
+    help="Compare with another .onnx, or with predictions as CSV of MedMNIST's evaluator; once for each seed.",
+)
+@click.option(
+    "--also",
+    type=FilePath(),
+    multiple=True,
+    metavar="M.onnx",
+    help="Another seed of the model; each is compared with the next --compare.",
+)
+@click.option("--json", is_flag=True, help="One JSON object instead of text.")
+@click.option("--csv", is_flag=True, help="A line a figure: figure,class,value,low,high.")
+@click.option("--markdown", is_flag=True, help="Markdown tables.")
+@click.option("--latex", is_flag=True, help="LaTeX tables, for the package booktabs.")
 @console.shared_options
-def evaluate(model: Path, data: str, as_json: bool, **options: Any) -> None:
+def evaluate(model: Path, data: str, **options: Any) -> None:
     """Measure the exported model on a labelled split of DATA (a name, an .npz or a folder of pictures)."""
     with ending_at_once():
-        from scoring.evaluate import evaluate
+        from scoring.evaluation.evaluate import evaluate
+        from scoring.evaluation.formats import FORMATS
+        from scoring.evaluation.rivals import Rivals
 
+    forms = [name for name in FORMATS if options.pop(name, False)]
+    if len(forms) > 1:
+        raise click.UsageError(f"--{forms[0]} and --{forms[1]} are two formats; leave one of them out")
+    rivals = Rivals(options.pop("compare"), options.pop("also"))
+    figures = FigureOptions(**{name: options.pop(name) for name in described(FigureOptions)})
     path, columns = options.pop("solution"), {name: options.pop(name) for name in ("id_column", "class_column")}
     columns = {name: value for name, value in columns.items() if value is not None}
     if columns and path is None:
         raise click.UsageError("--id-column and --class-column are of a --solution; leave them out")
     solution = Solution(path=path, **columns) if path else None
-    evaluation = evaluate(model, ScoringOptions(**options), data, solution)
-    click.echo(json.dumps(evaluation.as_json()) if as_json else evaluation.describe())
+    compared = rivals if rivals.compare or rivals.also else None
+    evaluation = evaluate(model, ScoringOptions(**options), data, solution, figures, compared)
+    click.echo(FORMATS[forms[0]](evaluation) if forms else evaluation.describe())
 
 
 @click.command(name="xscore", context_settings=console.SETTINGS)

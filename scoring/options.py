@@ -43,6 +43,29 @@ class ScoringOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FigureOptions:
+    """What is computed from the scored rows."""
+
+    bootstrap: int = option(
+        1000, low=0, high=100_000, help="Resamples of the rows, within classes, for the intervals; 0 for no intervals."
+    )
+    sets: float | None = option(
+        None,
+        low=0.5,
+        high=1.0,
+        open_low=True,
+        open_high=True,
+        help="Measure conformal prediction sets of that coverage, such as 0.9; validation rows give the thresholds.",
+    )
+    ordinal: bool = option(
+        False,
+        switch=True,
+        default_text="on for retinamnist",
+        help="The classes are ordered: show the quadratic kappa too.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Solution:
     """A CSV of the labels that a data set holds back, as Kaggle gives it out."""
 

@@ -103,8 +103,12 @@ def select_rows(card: Card, dataset: Dataset, options: ScoringOptions) -> Select
     return Selection(rows, dataset, split, protocol, seen)
 
 
-def refuse_overlap(selection: Selection) -> None:
+def refuse_overlap(selection: Selection, whose: str = "") -> None:
     """Refuse figures of rows that the model was trained on, unless the training split itself was asked for.
+
+    Args:
+        selection: the rows.
+        whose: begins the message.
 
     Raises:
         DataError: more than 1 % of the rows.
@@ -113,8 +117,8 @@ def refuse_overlap(selection: Selection) -> None:
         return
     if selection.seen > ALLOWED_OVERLAP * len(selection.rows):
         raise DataError(
-            f"{selection.dataset.name}, {selection.split} split: {selection.overlap}, so its figures would say nothing "
-            "of new ones; name other data, or add --allow-overlap"
+            f"{whose}{selection.dataset.name}, {selection.split} split: {selection.overlap}, so its figures would say "
+            "nothing of new ones; name other data, or add --allow-overlap"
         )
 
 

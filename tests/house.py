@@ -34,7 +34,17 @@ ROOMS = {
         *("options", "explain", "graph", "calibration", "inference", "plan", "weigh", "trace", "verify"),
         *("model_card", "publish", "targets", "package", "export", "cli"),
     ],
-    "scoring": ["options", "solution", "readers", "score", "evaluate", "predict", "table", "cli"],
+    "scoring": [
+        "options",
+        "solution",
+        "figures",
+        "readers",
+        "score",
+        "evaluation",
+        "predict",
+        "table",
+        "cli",
+    ],
     "serving": [
         "client",
         "model",

@@ -11,7 +11,7 @@ from xtrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from export.publish import Exported
-    from scoring.evaluate import Evaluation
+    from scoring.evaluation.evaluate import Evaluation
     from scoring.options import ScoringOptions
     from scoring.score import Scored
     from serving.model.predictor import Predictor
@@ -99,7 +99,13 @@ def load(model: str | Path, device: str = "auto") -> Predictor:
 
 
 def evaluate(
-    model: Predictor | str | Path, data: str | Path, *, solution: str | Path | None = None, **options: Any
+    model: Predictor | str | Path,
+    data: str | Path,
+    *,
+    solution: str | Path | None = None,
+    compare: Sequence[str | Path] = (),
+    also: Sequence[str | Path] = (),
+    **options: Any,
 ) -> Evaluation:
     """Measure an exported model on a labelled split; what `xeval` does.
 
@@ -107,22 +113,29 @@ def evaluate(
         model: a predictor, or the path of an `.onnx`.
         data: name of a data set, path of an `.npz`, or a folder of pictures in folders of classes.
         solution: CSV with the labels that `data` holds back.
+        compare: exported files, or predictions as CSV of MedMNIST's evaluator, to compare with; one for each seed.
+        also: other seeds of the model, as many as `compare` has more than one.
         options: the command's with underscores: `split`, `protocol`, `allow_overlap`, `data_dir`, for a path `device`,
-            and with a solution `id_column` and `class_column`.
+            `bootstrap`, `sets`, `ordinal`, and with a solution `id_column` and `class_column`.
 
     Returns:
-        The `metrics`, with the `protocol` and the `split` they are of.
+        The `metrics`, with the `protocol` and the `split` they are of; in `summary` every figure with its interval,
+        `sets` and `comparison` where they were asked for, and the published `baselines` of the same rows.
 
     Raises:
         ConfigError: an option that does not exist, or a protocol under which the model has seen the rows.
         XtrainError: of another kind, as its name says.
     """
-    from scoring.evaluate import evaluate
-    from scoring.options import Solution
+    from scoring.evaluation.evaluate import evaluate
+    from scoring.evaluation.rivals import Rivals
+    from scoring.options import FigureOptions, Solution
+    from xtrain.options import described, make
 
     columns = {name: str(options.pop(name)) for name in ("id_column", "class_column") if name in options}
     given = None if solution is None else Solution(path=Path(solution), **columns)
-    return evaluate(*_scored(model, options), str(data), given)
+    figures = make(FigureOptions, {name: options.pop(name) for name in described(FigureOptions) if name in options})
+    rivals = Rivals(tuple(map(Path, compare)), tuple(map(Path, also))) if compare or also else None
+    return evaluate(*_scored(model, options), str(data), given, figures, rivals)
 
 
 def score(

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from export.options import ExportOptions
-from scoring.options import ScoringOptions
+from scoring.options import FigureOptions, ScoringOptions
 from serving.settings import Settings
 from tests.conftest import Command
 from training.config import RunOptions, TrainConfig
@@ -77,7 +77,7 @@ def test_a_mutable_default_is_not_shared() -> None:
 COMMANDS = {
     "xtrain": (TrainConfig, RunOptions),
     "xexport": (ExportOptions,),
-    "xeval": (ScoringOptions,),
+    "xeval": (ScoringOptions, FigureOptions),
     "xscore": (ScoringOptions,),
     "xserve": (Settings,),
 }

@@ -1,0 +1,1 @@
+"""Measuring an exported file on labelled rows: what `xeval` does, and the forms of its answer."""

@@ -1,0 +1,1 @@
+"""Figures of a classifier on labelled rows, with intervals, prediction sets and comparisons; plain numpy."""
