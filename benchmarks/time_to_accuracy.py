@@ -65,7 +65,7 @@ class Run:
     """One side with one seed, as far as it went.
 
     `stop` is the accuracy that it was to end at; `start_up` are the seconds before the first epoch; `ended` is
-    `target`, or `recipe` where its epochs or its patience were used up.
+    `target`, or `recipe` where its epochs or its patience were used up; `protocol` divided the data.
     """
 
     data: str
@@ -78,6 +78,7 @@ class Run:
     ended: str
     workers: int = 0
     commit: str | None = None
+    protocol: str = ""
 
     @property
     def best(self) -> float:
@@ -96,6 +97,13 @@ class Run:
     def from_json(cls, values: dict[str, Any]) -> "Run":
         """Read what `asdict` gave."""
         return cls(**{**values, "curve": tuple(Point(**point) for point in values["curve"])})
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a process sends when its first epoch begins."""
+
+    protocol: str
 
 
 @dataclass(frozen=True)
@@ -220,7 +228,7 @@ def fastest_workers(connection: Connection, job: Job) -> None:
 
 
 def work(connection: Connection, job: Job) -> None:
-    """Train one run, in a process of its own; send None at the start of the first epoch, every epoch, and the end."""
+    """Train one run, in a process of its own; send the start of the first epoch, every epoch, and the end."""
     try:
         ready = job.prepared()
     except XtrainError as error:  # for the one line of the process that waits
@@ -228,7 +236,7 @@ def work(connection: Connection, job: Job) -> None:
         return
     train = train_per_image if job.side == "per-image" else train_ours
     try:
-        train(ready, job, lambda: connection.send(None), connection.send)
+        train(ready, job, lambda: connection.send(Started(ready.record.protocol)), connection.send)
     except TargetReached:
         connection.send("target")
     else:
@@ -267,10 +275,10 @@ def measure(job: Job, name: str) -> Run:
     if job.side == "per-image" and job.workers < 0:
         (workers,) = messages(fastest_workers, job)
         job = replace(job, workers=workers)
-    began, start_up, ended, curve = time.perf_counter(), 0.0, "", list[Point]()
+    began, start_up, protocol, ended, curve = time.perf_counter(), 0.0, "", "", list[Point]()
     for message in messages(work, job):
-        if message is None:
-            start_up = time.perf_counter() - began
+        if isinstance(message, Started):
+            start_up, protocol = time.perf_counter() - began, message.protocol
         elif isinstance(message, Point):
             curve.append(message)
             shown = f"epoch {message.epoch}  val accuracy {message.accuracy:.4f}  {message.seconds:.1f} s"
@@ -288,6 +296,7 @@ def measure(job: Job, name: str) -> Run:
         ended=ended,
         workers=max(0, job.workers),
         commit=git_commit(),
+        protocol=protocol,
     )
 
 
@@ -367,25 +376,28 @@ def table(name: str, runs: Sequence[Run]) -> Table:
             those = [run for run in runs if run.side == side]
             if those:
                 base = [run for run in runs if run.side == "per-image"]
-                made.rows.append([f"{100 * target:.2f} %", f"`{side}`", *cells(target, those, base)])
+                text = ", ".join(filter(None, [f"{100 * target:.2f} %", runs[0].protocol]))
+                made.rows.append([text, f"`{side}`", *cells(target, those, base)])
     return made
 
 
 def cells(target: float, runs: Sequence[Run], base: Sequence[Run]) -> list[str]:
-    """Return the cells of one side at one target; runs that did not get there are counted and left out."""
+    """Return the cells of one side at one target; runs that did not get there are counted and left out.
+
+    Where the per-image run of a seed did not get there, its whole time gives a bound: it would have taken longer.
+    """
     points = [point for run in runs if (point := run.reached(target))]
     missed = f"{len(runs) - len(points)} of {len(runs)} not reached" if len(points) < len(runs) else ""
     pairs = [
-        (theirs.seconds, ours.seconds)
-        for run in runs
-        for other in base
-        if other.seed == run.seed and (ours := run.reached(target)) and (theirs := other.reached(target))
+        (ours, other) for run in runs for other in base if other.seed == run.seed and (ours := run.reached(target))
     ]
+    ratios = [(other.reached(target) or other.curve[-1]).seconds / ours.seconds for ours, other in pairs]
+    is_bound = any(other.reached(target) is None for _, other in pairs)
     return [
         " ".join(str(run.seed) for run in runs),
         spread([point.epoch for point in points], "{:.0f}"),
         ", ".join(filter(None, [spread([point.seconds for point in points], "{:.1f}").strip("-"), missed])),
-        spread([theirs / ours for theirs, ours in pairs], "{:.1f}"),
+        f"more than {spread(ratios, '{:.1f}')}" if is_bound else spread(ratios, "{:.1f}"),
         spread([run.start_up for run in runs], "{:.1f}"),
         spread([100 * run.best for run in runs], "{:.2f} %"),
     ]
