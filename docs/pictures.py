@@ -1,4 +1,4 @@
-"""Takes the pictures of the pages: curves, TensorBoard, the Swagger page, the page at /ui, a terminal.
+"""Takes the pictures of the pages: curves, TensorBoard, the Swagger page, the page at /ui, a report, a terminal.
 
     python docs/pictures.py --data data/pathmnist-sample.npz --tiles data/tiles
 
@@ -128,6 +128,10 @@ def main(data: Path, tiles: Path) -> None:
             "xexport runs/tissue -o tissue.onnx --explain",
             f"xeval tissue.onnx {data.name}",
         ]
+        subprocess.run(
+            [str(BIN / "xeval"), "tissue.onnx", data.name, "--report", "report.html"], cwd=folder, check=True
+        )
+        screenshot(f"file://{folder / 'report.html'}", PICTURES / "report.png", (1060, 2600))
         page = folder / "terminal.html"
         page.write_text(terminal(commands, folder), encoding="utf-8")
         screenshot(f"file://{page}", PICTURES / "terminal.png", (1150, 640))

@@ -45,13 +45,19 @@ model_argument = click.argument("model", type=FilePath(), metavar="M.onnx")
 @click.option("--csv", is_flag=True, help="A line a figure: figure,class,value,low,high.")
 @click.option("--markdown", is_flag=True, help="Markdown tables.")
 @click.option("--latex", is_flag=True, help="LaTeX tables, for the package booktabs.")
+@click.option(
+    "--report", type=FilePath(), metavar="FILE.html", help="Also write one HTML page: curves, mistakes, card."
+)
+@console.overwrite_option
 @console.shared_options
-def evaluate(model: Path, data: str, **options: Any) -> None:
+def evaluate(model: Path, data: str, report: Path | None, overwrite: bool, **options: Any) -> None:
     """Measure the exported model on a labelled split of DATA (a name, an .npz or a folder of pictures)."""
     with ending_at_once():
         from scoring.evaluation.evaluate import evaluate
         from scoring.evaluation.formats import FORMATS
         from scoring.evaluation.rivals import Rivals
+        from scoring.report.page import check_report, write_report
+        from serving.model.predictor import Predictor
 
     forms = [name for name in FORMATS if options.pop(name, False)]
     if len(forms) > 1:
@@ -64,7 +70,14 @@ def evaluate(model: Path, data: str, **options: Any) -> None:
         raise click.UsageError("--id-column and --class-column are of a --solution; leave them out")
     solution = Solution(path=path, **columns) if path else None
     compared = rivals if rivals.compare or rivals.also else None
-    evaluation = evaluate(model, ScoringOptions(**options), data, solution, figures, compared)
+    if report is None and overwrite:
+        raise click.UsageError("--overwrite is for --report; leave it out")
+    if report is not None:
+        check_report(report, [model, data, *rivals.compare, *rivals.also, *([path] if path else [])], overwrite)
+    predictor = Predictor(model, options["device"])
+    evaluation = evaluate(predictor, ScoringOptions(**options), data, solution, figures, compared)
+    if report is not None:
+        write_report(evaluation, predictor, console.spelled("xeval", click.get_current_context()), report)
     click.echo(FORMATS[forms[0]](evaluation) if forms else evaluation.describe())
 
 

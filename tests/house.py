@@ -41,6 +41,7 @@ ROOMS = {
         "readers",
         "score",
         "evaluation",
+        "report",
         "predict",
         "table",
         "cli",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import shell_complete
 
 from xtrain import __version__
@@ -52,6 +53,23 @@ class NumberOrWord(click.ParamType[float]):
 _NUMBERS: dict[type, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT}
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the file of an earlier command.")
+
+
+def spelled(name: str, context: click.Context) -> list[str]:
+    """Return the words of a command as it was called: its arguments, then the options that were given."""
+    arguments, options = [name], list[str]()
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if value is None or context.get_parameter_source(parameter.name or "") is not ParameterSource.COMMANDLINE:
+            continue
+        values = [str(part) for part in (value if isinstance(value, tuple) else (value,))]
+        if isinstance(parameter, click.Argument):
+            arguments += values
+        elif getattr(parameter, "is_flag", False):
+            options.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            options += [word for part in values for word in (parameter.opts[0], part)]
+    return arguments + options
 
 
 def run(command: click.Command, name: str | None = None) -> NoReturn:

@@ -1,7 +1,7 @@
 """Figures of an exported file on a labelled split; what `xeval` and `xtrain.evaluate` call."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from scoring.score import predict_rows
 from scoring.solution import read_solution
 from serving.model.predictor import Predictor
 from xtrain import metrics
+from xtrain.data.datasets import Images
 from xtrain.errors import ConfigError
 from xtrain.metrics import Metrics
 from xtrain.options import check
@@ -45,6 +46,8 @@ class Evaluation:
         sets: conformal prediction sets, where they were asked for.
         comparison: with other models, where they were.
         baselines: published results on the same rows.
+        rows: labels and probabilities of the rows, in order; not in the JSON.
+        images: theirs, in order; not in the JSON.
     """
 
     model: str
@@ -62,6 +65,8 @@ class Evaluation:
     sets: tuple[PredictionSets, ...] = ()
     comparison: Comparison | None = None
     baselines: tuple[Baseline, ...] = ()
+    rows: ScoredRows | None = field(default=None, repr=False, compare=False)
+    images: Images | None = field(default=None, repr=False, compare=False)
 
     @property
     def shown(self) -> list[str]:
@@ -156,6 +161,8 @@ def evaluate(
         if rivals is None
         else compare_rivals(rivals, card, rows, selection, options, figures.bootstrap),
         baselines=tuple(baselines(dataset.name, selection.protocol, selection.split)),
+        rows=rows,
+        images=selection.rows.images,
     )
 
 

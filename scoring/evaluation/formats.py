@@ -18,15 +18,15 @@ _LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 def as_text(evaluation: Evaluation) -> str:
     """Return the figures for a terminal: totals, each class, and what else was asked for."""
-    lines = [_head(evaluation)]
+    lines = [head(evaluation)]
     if evaluation.seen != 0:
         lines.append(evaluation.overlap)
     width = max(len(TOTALS[name].title) for name in evaluation.shown)
     for name in evaluation.shown:
         value = evaluation.summary.totals[name]
-        lines.append(f"{TOTALS[name].title:<{width}}  {_number(value.value)}{_after(_interval(evaluation, name))}")
-    lines += [_note(evaluation), *_class_lines(evaluation)]
-    lines += _baseline_lines(evaluation) + _set_lines(evaluation)
+        lines.append(f"{TOTALS[name].title:<{width}}  {number(value.value)}{_after(shown_interval(evaluation, name))}")
+    lines += [note(evaluation), *_class_lines(evaluation)]
+    lines += _baseline_lines(evaluation) + set_lines(evaluation)
     if evaluation.comparison is not None:
         lines += _comparison_lines(evaluation.comparison, evaluation.shown)
     return "\n".join(lines)
@@ -43,7 +43,7 @@ def as_csv(evaluation: Evaluation) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["figure", "class", "value", "low", "high"])
     for name in evaluation.shown:
-        writer.writerow([name, "", *_full(evaluation.summary.totals[name].value, _interval(evaluation, name))])
+        writer.writerow([name, "", *_full(evaluation.summary.totals[name].value, shown_interval(evaluation, name))])
     for label, values in zip(evaluation.classes, evaluation.summary.classes, strict=True):
         for name, value in values.items():
             writer.writerow([name, label, *_full(value.value, value.interval)])
@@ -91,18 +91,23 @@ def _paper(
     remark: Callable[[str], str],
 ) -> str:
     """Return the tables with what must stand beside them."""
+    summary = evaluation.summary
     totals = [
-        [TOTALS[name].title, _number(evaluation.summary.totals[name].value), _range(_interval(evaluation, name))]
+        [
+            TOTALS[name].title,
+            number(summary.totals[name].value),
+            interval_text(shown_interval(evaluation, name)),
+        ]
         for name in evaluation.shown
     ]
     classes = [
-        [label, *(_cell(values[name]) for name in OF_A_CLASS)]
+        [label, *(cell(values[name]) for name in OF_A_CLASS)]
         for label, values in zip(evaluation.classes, evaluation.summary.classes, strict=True)
     ]
-    head = [_head(evaluation) + f", {evaluation.metrics.rows} images"]
-    head += [evaluation.overlap] if evaluation.seen != 0 else []
+    first = [head(evaluation) + f", {evaluation.metrics.rows} images"]
+    first += [evaluation.overlap] if evaluation.seen != 0 else []
     parts = [
-        "\n".join(remark(line) for line in (*head, _note(evaluation))),
+        "\n".join(remark(line) for line in (*first, note(evaluation))),
         table(["figure", "value", "95 % interval"], totals),
         table(["class", *(TOTALS[name].title.removesuffix(", macro") for name in OF_A_CLASS)], classes),
     ]
@@ -110,19 +115,20 @@ def _paper(
         rows = [[each.method, f"{each.accuracy:.3f}", f"{each.auc:.3f}"] for each in evaluation.baselines]
         parts += [remark(evaluation.baselines[0].source), table(["published", "accuracy", "AUC"], rows)]
     if evaluation.sets:
-        parts += [remark(line) for line in _set_lines(evaluation)]
+        parts += [remark(line) for line in set_lines(evaluation)]
     if evaluation.comparison is not None:
-        parts.append("\n".join(remark(line) for line in _comparison_head(evaluation.comparison)))
+        parts.append("\n".join(remark(line) for line in comparison_head(evaluation.comparison)))
         columns = ["figure", evaluation.comparison.first, evaluation.comparison.second, "difference", "95 % interval"]
-        parts.append(table(columns, _comparison_rows(evaluation.comparison, evaluation.shown)))
+        parts.append(table(columns, comparison_rows(evaluation.comparison, evaluation.shown)))
     return "\n\n".join(parts)
 
 
-def _head(evaluation: Evaluation) -> str:
+def head(evaluation: Evaluation) -> str:
+    """Return what was measured on what."""
     return f"{evaluation.model} on {evaluation.data}, {evaluation.split} split, {evaluation.protocol} protocol"
 
 
-def _note(evaluation: Evaluation) -> str:
+def note(evaluation: Evaluation) -> str:
     """Return what the intervals are."""
     count = evaluation.summary.resamples
     if not count:
@@ -135,7 +141,7 @@ def _note(evaluation: Evaluation) -> str:
     )
 
 
-def _interval(evaluation: Evaluation, name: str) -> Interval | None:
+def shown_interval(evaluation: Evaluation, name: str) -> Interval | None:
     """Return the interval to show: of the accuracy Wilson's, as wherever else it stands."""
     return evaluation.metrics.accuracy_interval if name == "accuracy" else evaluation.summary.totals[name].interval
 
@@ -146,10 +152,10 @@ def _class_lines(evaluation: Evaluation) -> list[str]:
     lines = []
     for index, (label, values) in enumerate(zip(evaluation.classes, evaluation.summary.classes, strict=True)):
         predicted = sum(line[index] for line in evaluation.metrics.confusion)
-        recall = _cell(values["recall"]) if rows[index] else "-"
-        precision = _cell(values["precision"]) if predicted else "-"
-        columns = f"recall {recall:<16}  precision {precision:<16}  F1 {_cell(values['f1']):<16}"
-        lines.append(f"  {index} {label:<{width}}  {columns}  AUC {_number(values['auc'].value)}  of {rows[index]}")
+        recall = cell(values["recall"]) if rows[index] else "-"
+        precision = cell(values["precision"]) if predicted else "-"
+        columns = f"recall {recall:<16}  precision {precision:<16}  F1 {cell(values['f1']):<16}"
+        lines.append(f"  {index} {label:<{width}}  {columns}  AUC {number(values['auc'].value)}  of {rows[index]}")
     return lines
 
 
@@ -160,7 +166,8 @@ def _baseline_lines(evaluation: Evaluation) -> list[str]:
     return [f"published accuracy / AUC of these rows, {evaluation.baselines[0].source}: {results}"]
 
 
-def _set_lines(evaluation: Evaluation) -> list[str]:
+def set_lines(evaluation: Evaluation) -> list[str]:
+    """Return a line for each kind of prediction set, and what the coverage is worth."""
     lines = []
     for each in evaluation.sets:
         low, high = each.coverage_interval
@@ -178,7 +185,8 @@ def _set_lines(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _comparison_head(comparison: Comparison) -> list[str]:
+def comparison_head(comparison: Comparison) -> list[str]:
+    """Return who was compared, and the test of each pair."""
     pairs = "one pair" if comparison.seeds == 1 else f"{comparison.seeds} pairs"
     lines = [f"{comparison.first} against {comparison.second}, {comparison.rows} images, {pairs}"]
     for only_first, only_second, p in zip(
@@ -190,27 +198,29 @@ def _comparison_head(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _comparison_rows(comparison: Comparison, names: Sequence[str]) -> list[list[str]]:
+def comparison_rows(comparison: Comparison, names: Sequence[str]) -> list[list[str]]:
+    """Return for each figure its title, both values, their difference and its interval."""
     return [
         [
             TOTALS[name].title,
-            _number(comparison.figures[name].first),
-            _number(comparison.figures[name].second),
+            number(comparison.figures[name].first),
+            number(comparison.figures[name].second),
             _signed(comparison.figures[name].difference),
-            _range(comparison.figures[name].interval, sign="+"),
+            interval_text(comparison.figures[name].interval, sign="+"),
         ]
         for name in names
     ]
 
 
 def _comparison_lines(comparison: Comparison, names: Sequence[str]) -> list[str]:
-    rows = _comparison_rows(comparison, names)
+    rows = comparison_rows(comparison, names)
     width = max(len(row[0]) for row in rows)
     lines = [f"  {row[0]:<{width}}  {row[1]} - {row[2]} = {row[3]}  ({row[4] or 'no interval'})" for row in rows]
-    return [*_comparison_head(comparison), *lines]
+    return [*comparison_head(comparison), *lines]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a figure with four decimals; a dash for None."""
     return "-" if value is None else f"{value:.4f}"
 
 
@@ -218,18 +228,19 @@ def _signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.4f}"
 
 
-def _range(interval: Interval | None, sign: str = "") -> str:
+def interval_text(interval: Interval | None, sign: str = "") -> str:
+    """Return an interval with four decimals; nothing for None."""
     return "" if interval is None else f"{interval[0]:{sign}.4f} to {interval[1]:{sign}.4f}"
 
 
 def _after(interval: Interval | None) -> str:
-    return "" if interval is None else f"  ({_range(interval)})"
+    return "" if interval is None else f"  ({interval_text(interval)})"
 
 
-def _cell(value: Value) -> str:
+def cell(value: Value) -> str:
     """Return a figure of a class with its interval in short."""
     if value.value is None or value.interval is None:
-        return _number(value.value)
+        return number(value.value)
     return f"{value.value:.2f} ({value.interval[0]:.2f}-{value.interval[1]:.2f})"
 
 

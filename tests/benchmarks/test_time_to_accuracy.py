@@ -42,7 +42,7 @@ def test_runs_add_up_in_one_file(sample: Path, tmp_path: Path) -> None:
     assert runs["paper"].reached(runs["paper"].best) is not None
     rows = stored["tables"][0]["rows"]
     assert [row[1] for row in rows] == ["`per-image`", "`paper`", "`fast`"]
-    assert {row[0] for row in rows} == {f"{100 * runs['paper'].best:.2f} %"}
+    assert {row[0] for row in rows} == {f"{100 * runs['paper'].best:.2f} %, official"}
 
 
 def run(side: str, seed: int, *curve: tuple[float, float]) -> Run:
