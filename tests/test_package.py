@@ -27,6 +27,7 @@ def test_the_wheel_is_complete(tmp_path: Path) -> None:
     expected = {str(path.relative_to(ROOT)) for package in ALLOWED for path in (ROOT / package).rglob("*.py")}
     pages = {ROOT / "serving" / "ui", ROOT / "export" / "targets" / "browser"}
     expected |= {str(path.relative_to(ROOT)) for folder in pages for path in folder.iterdir()}
+    expected.add("scoring/report/report.css")
     assert names == expected | {f"{package}/py.typed" for package in ALLOWED}
     for command in ("xtrain", "xexport", "xeval", "xscore", "xserve"):
         assert f"{command} = " in commands
