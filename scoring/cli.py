@@ -3,12 +3,14 @@
 import io
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from scoring.options import FigureOptions, ScoringOptions, Solution
+from scoring.options import FigureOptions, PredictionOptions, ScoringOptions, Solution
 from serving.model.devices import DEVICES
 from xtrain import console
 from xtrain.console import FilePath
@@ -62,6 +64,8 @@ def evaluate(model: Path, data: str, report: Path | None, overwrite: bool, **opt
     forms = [name for name in FORMATS if options.pop(name, False)]
     if len(forms) > 1:
         raise click.UsageError(f"--{forms[0]} and --{forms[1]} are two formats; leave one of them out")
+    if forms == ["csv"] and (options["sets"] is not None or options["compare"]):
+        raise click.UsageError("--csv holds the figures of one model; leave --sets and --compare out, or use --json")
     rivals = Rivals(options.pop("compare"), options.pop("also"))
     figures = FigureOptions(**{name: options.pop(name) for name in described(FigureOptions)})
     path, columns = options.pop("solution"), {name: options.pop(name) for name in ("id_column", "class_column")}
@@ -84,17 +88,35 @@ def evaluate(model: Path, data: str, report: Path | None, overwrite: bool, **opt
 @click.command(name="xscore", context_settings=console.SETTINGS)
 @model_argument
 @click.argument("data")
-@click.option("-o", "--output", type=FilePath(), required=True, help="CSV to write; - is the standard output.")
+@click.option("-o", "--output", type=FilePath(), required=True, help=".csv or .jsonl; - is CSV on the standard output.")
 @click_options(ScoringOptions, without=("allow_overlap",))
+@click_options(PredictionOptions)
 @console.overwrite_option
 @console.shared_options
 def score(model: Path, data: str, output: Path, overwrite: bool, **options: Any) -> None:
     """Write ID,CLASS predictions for every image of a split of DATA, in order."""
     with ending_at_once():
-        from scoring.score import score
+        from scoring.score import Output, score
 
-    scored = score(model, ScoringOptions(**options), data, output, overwrite=overwrite)
+    written = PredictionOptions(**{name: options.pop(name) for name in described(PredictionOptions)})
+    with _progress_bar() as progress:
+        scored = score(model, ScoringOptions(**options), data, Output(output, overwrite, written, progress))
     click.echo(scored.describe(), err=str(output) in STANDARD_OUTPUT)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Yield what shows images done of all on a terminal, with the time that is left; elsewhere nothing is shown."""
+    with ExitStack() as stack:
+        bars: list[Any] = []
+
+        def progress(done: int, total: int) -> None:
+            if not bars:  # the images were counted after the command began
+                hidden = not sys.stderr.isatty()
+                bars.append(stack.enter_context(click.progressbar(length=total, file=sys.stderr, hidden=hidden)))
+            bars[0].update(done - bars[0].pos)
+
+        yield progress
 
 
 @click.command(name="xpredict", context_settings=console.SETTINGS)

@@ -43,11 +43,27 @@ class ScoringOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictionOptions:
+    """What is written of each image."""
+
+    probabilities: bool = option(
+        False, switch=True, help="Write the probabilities of all classes too, in a column for each."
+    )
+    threshold: float | None = option(
+        None,
+        low=0.0,
+        high=1.0,
+        default_text="every image gets a class",
+        help="Give no class (CSV: -1, JSON: null) to images whose most probable one has less than this.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FigureOptions:
     """What is computed from the scored rows."""
 
     bootstrap: int = option(
-        1000, low=0, high=100_000, help="Resamples of the rows, within classes, for the intervals; 0 for no intervals."
+        1000, low=0, high=10_000, help="Resamples of the rows, within classes, for the intervals; 0 for no intervals."
     )
     sets: float | None = option(
         None,

@@ -39,6 +39,7 @@ ROOMS = {
         "solution",
         "figures",
         "readers",
+        "writers",
         "score",
         "evaluation",
         "report",

@@ -146,16 +146,21 @@ def score(
     Args:
         model: a predictor, or the path of an `.onnx`.
         data: name of a data set or path of an `.npz`, labelled or not.
-        output: the CSV to write.
+        output: the `.csv` or `.jsonl` to write.
         overwrite: whether an existing file may be replaced.
-        options: as for `evaluate`.
+        options: the command's with underscores: `split`, `protocol`, `data_dir`, for a path `device`, `probabilities`,
+            `threshold`.
 
     Raises:
         As `evaluate`; an existing file is then as it was.
     """
-    from scoring.score import score
+    from scoring.options import PredictionOptions
+    from scoring.score import Output, score
+    from xtrain.options import described, make
 
-    return score(*_scored(model, options), str(data), Path(output), overwrite=overwrite)
+    names = [name for name in described(PredictionOptions) if name in options]
+    written = make(PredictionOptions, {name: options.pop(name) for name in names})
+    return score(*_scored(model, options), str(data), Output(Path(output), overwrite, written))
 
 
 def _scored(model: Predictor | str | Path, options: dict[str, Any]) -> tuple[Predictor | Path, ScoringOptions]:

@@ -1,9 +1,10 @@
 """Writing files so that an interrupted command leaves the old file or none, never half of one."""
 
+import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -39,26 +40,29 @@ def replacing(path: Path) -> Iterator[Path]:
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
 
 
-def check_csv(path: Path, inputs: Iterable[str | Path], overwrite: bool) -> None:
-    """Refuse a place for a CSV before anything is computed; the standard output is always taken.
+def check_table(path: Path, inputs: Iterable[str | Path], overwrite: bool, suffixes: Sequence[str] = (".csv",)) -> None:
+    """Refuse a place for a table before anything is computed; the standard output is always taken.
 
     Raises:
-        ConfigError: a name that does not end in .csv.
+        ConfigError: a name that ends in none of the suffixes.
         OutputError: it is read by the command, exists and `overwrite` is off, or cannot be written.
     """
     if str(path) in STANDARD_OUTPUT:
         return
     refuse_inputs(path, inputs)
-    if path.suffix.lower() != ".csv":
-        raise ConfigError(f"{path}: only CSV is written; name a file that ends in .csv, or - for the standard output")
+    if path.suffix.lower() not in suffixes:
+        known = " or ".join(suffixes)
+        raise ConfigError(f"{path}: name a file that ends in {known} (nothing else is written), or - for CSV")
     refuse_existing(path, overwrite)
 
 
 @contextmanager
-def open_csv(path: Path) -> Iterator[IO[Any]]:
-    """Open a CSV for writing: whole or not at all, or the standard output for `-`."""
+def open_table(path: Path) -> Iterator[IO[Any]]:
+    """Open a table for writing: whole or not at all, the standard output for `-` too."""
     if str(path) in STANDARD_OUTPUT:
-        yield sys.stdout
+        kept = io.StringIO(newline="")
+        yield kept
+        sys.stdout.write(kept.getvalue())
         sys.stdout.flush()
         return
     with open_atomic(path, "w") as file:

@@ -141,7 +141,8 @@ def evaluate(
     calibration = None
     if figures.sets is not None:
         validation = select_rows(card, dataset, replace(options, split="val"))
-        refuse_overlap(validation, "--sets: ")
+        if not options.allow_overlap:
+            refuse_overlap(validation, "--sets: ")
         calibration = _scored(predictor, validation, None)
     return Evaluation(
         model=card.name,

@@ -50,10 +50,13 @@ def interval(
         high: the largest.
 
     Returns:
-        None where the figure or more than half of the replicates are not defined, or there are none.
+        None where the figure or more than half of the replicates are not defined, where there are none, and where all
+        are equal: that says that the rows are too few or too easy for a bootstrap, not that the figure is certain.
     """
     present = replicates[~np.isnan(replicates)]
     if np.isnan(value) or 2 * len(present) <= len(replicates):
+        return None
+    if present.min() == present.max():
         return None
     tail = (1 - CONFIDENCE) / 2
     lower, middle, upper = np.quantile(present, [tail, 0.5, 1 - tail])

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from export.options import ExportOptions
-from scoring.options import FigureOptions, ScoringOptions
+from scoring.options import FigureOptions, PredictionOptions, ScoringOptions
 from serving.settings import Settings
 from tests.conftest import Command, make_npz, train
 from tests.training.loop.test_trainer import history
@@ -120,7 +120,9 @@ def test_classes_without_rows_may_be_asked_for(command: Command, tmp_path: Path)
     assert command("xtrain", "simplecnn", "--data", "digits", "--classes", 3).code == 2
 
 
-@pytest.mark.parametrize("cls", [TrainConfig, RunOptions, ExportOptions, ScoringOptions, FigureOptions, Settings])
+@pytest.mark.parametrize(
+    "cls", [TrainConfig, RunOptions, ExportOptions, ScoringOptions, FigureOptions, PredictionOptions, Settings]
+)
 def test_every_number_has_a_range(cls: type) -> None:
     for name, (_, entry) in described(cls).items():
         if kind(cls, name) in (int, float):

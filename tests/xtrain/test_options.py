@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from export.options import ExportOptions
-from scoring.options import FigureOptions, ScoringOptions
+from scoring.options import FigureOptions, PredictionOptions, ScoringOptions
 from serving.settings import Settings
 from tests.conftest import Command
 from training.config import RunOptions, TrainConfig
@@ -78,7 +78,7 @@ COMMANDS = {
     "xtrain": (TrainConfig, RunOptions),
     "xexport": (ExportOptions,),
     "xeval": (ScoringOptions, FigureOptions),
-    "xscore": (ScoringOptions,),
+    "xscore": (ScoringOptions, PredictionOptions),
     "xserve": (Settings,),
 }
 

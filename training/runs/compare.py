@@ -11,7 +11,7 @@ from shlex import quote
 from typing import Any
 
 from training.runs.folder import Run
-from xtrain.files import check_csv, open_csv
+from xtrain.files import check_table, open_table
 from xtrain.metrics import Metrics
 
 FIGURES = ("accuracy", "low", "high", "f1", "auc", "loss", "ece")
@@ -104,12 +104,12 @@ def write_csv(path: Path, runs: Sequence[Run], overwrite: bool = False) -> None:
     """Write a row a run: folder, every setting, the figures of the best epoch.
 
     Raises:
-        ConfigError, OutputError: as `check_csv`; files of the runs are never replaced.
+        ConfigError, OutputError: as `check_table`; files of the runs are never replaced.
     """
-    check_csv(path, [file for run in runs for file in run.folder.iterdir()], overwrite)
+    check_table(path, [file for run in runs for file in run.folder.iterdir()], overwrite)
     settings = [_settings(run) for run in runs]
     names = dict.fromkeys(name for values in settings for name in values)
-    with open_csv(path) as file:
+    with open_table(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["run", *names, "protocol", "split", "epoch", *FIGURES])
         for run, values in zip(runs, settings, strict=True):

@@ -88,9 +88,13 @@ def test_markdown_and_latex_are_whole_tables(
 def test_two_forms_are_one_too_many(command: Command, sample_model: Path, sample: Path) -> None:
     result = command("xeval", sample_model, sample, "--json", "--csv")
     assert result.code == 2 and "--json and --csv" in result.error
+    result = command("xeval", sample_model, sample, "--csv", "--sets", "0.9")
+    assert result.code == 2 and "use --json" in result.error
 
 
-def test_prediction_sets_come_from_the_validation_rows(command: Command, sample_model: Path, sample: Path) -> None:
+def test_prediction_sets_come_from_the_validation_rows(
+    command: Command, sample_model: Path, sample: Path, tmp_path: Path
+) -> None:
     report = json.loads(command("xeval", sample_model, sample, "--sets", "0.9", "--json", "--bootstrap", "0").out)
     one, of_class = report["sets"]
     assert (one["method"], of_class["method"]) == ("lac", "class-conditional")
@@ -105,6 +109,16 @@ def test_prediction_sets_come_from_the_validation_rows(command: Command, sample_
     assert "150 validation rows" in text and "another centre" in text
     for split in ("val", "all"):
         assert command("xeval", sample_model, sample, "--sets", "0.9", "--split", split).code == 2
+    with np.load(sample) as arrays:  # thresholds of rows that the model was trained on promise too much
+        seen = {
+            name.replace("train", "val") if "train" in name else name: arrays[name]
+            for name in arrays
+            if "val" not in name
+        }
+        np.savez(tmp_path / "seen.npz", **seen)
+    result = command("xeval", sample_model, tmp_path / "seen.npz", "--sets", "0.9")
+    assert result.code == 1 and "--sets" in result.error and "850 of these 850" in result.error
+    assert command("xeval", sample_model, tmp_path / "seen.npz", "--sets", "0.9", "--allow-overlap").code == 0
     for wrong in ("1", "0.5", "nan", "90"):
         assert command("xeval", sample_model, sample, "--sets", wrong).code == 2
 

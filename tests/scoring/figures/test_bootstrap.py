@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from scoring.figures.bootstrap import interval, resamples
+from scoring.figures.rows import ScoredRows
 from scoring.figures.summary import summarise
 from scoring.figures.totals import TOTALS, measure
 from tests.scoring.figures.rows import draw
@@ -48,3 +49,5 @@ def test_without_resamples_or_definition_there_is_no_interval() -> None:
     assert all(value.interval is None for value in summarise(draw(30), 0).totals.values())
     assert interval(float("nan"), np.ones(10)) is None
     assert interval(0.5, np.array([np.nan] * 8 + [0.4, 0.6])) is None
+    one = ScoredRows(np.array([1]), np.array([[0.2, 0.8]]))
+    assert summarise(one, 50).totals["balanced_accuracy"].interval is None, "one row cannot say how far it is to trust"
