@@ -14,7 +14,7 @@ import click
 from benchmarks.results import Report
 from export.options import ExportOptions
 from scoring.figures.totals import TOTALS
-from scoring.options import FigureOptions, PredictionOptions, ScoringOptions
+from scoring.options import FigureOptions, PredictionOptions, ReadingOptions, ScoringOptions
 from serving.http.errors import CODES
 from serving.http.openapi import WHEN
 from serving.http.routes import OPERATIONS
@@ -50,6 +50,7 @@ def help_of(*words: str) -> str:
         "xexport show": export.cli.show,
         "xeval": scoring.cli.evaluate,
         "xscore": scoring.cli.score,
+        "xscore merge": scoring.cli.merge_command,
         "xpredict": scoring.cli.predict,
         "xserve": serving.cli.serve,
     }
@@ -60,7 +61,16 @@ def help_of(*words: str) -> str:
 
 def options(name: str) -> str:
     """Return the table of the options of a dataclass."""
-    several = (TrainConfig, RunOptions, ExportOptions, ScoringOptions, FigureOptions, PredictionOptions, Settings)
+    several = (
+        TrainConfig,
+        RunOptions,
+        ExportOptions,
+        ScoringOptions,
+        FigureOptions,
+        ReadingOptions,
+        PredictionOptions,
+        Settings,
+    )
     classes = {each.__name__: each for each in several}
     return table(classes[name], without=("model",) if name == "Settings" else ())
 

@@ -3,14 +3,14 @@
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
-from scoring.options import FigureOptions, PredictionOptions, ScoringOptions, Solution
+from scoring.options import FigureOptions, PredictionOptions, ReadingOptions, ScoringOptions, Solution
+from scoring.progress import progress_line
 from serving.model.devices import DEVICES
 from xtrain import console
 from xtrain.console import FilePath
@@ -19,6 +19,13 @@ from xtrain.options import click_options, described
 from xtrain.signals import ending_at_once
 
 model_argument = click.argument("model", type=FilePath(), metavar="M.onnx")
+output_option = click.option(
+    "-o",
+    "--output",
+    type=FilePath(),
+    required=True,
+    help=".csv, .jsonl or .parquet; - is CSV on the standard output.",
+)
 
 
 @click.command(name="xeval", context_settings=console.SETTINGS)
@@ -85,38 +92,66 @@ def evaluate(model: Path, data: str, report: Path | None, overwrite: bool, **opt
     click.echo(FORMATS[forms[0]](evaluation) if forms else evaluation.describe())
 
 
-@click.command(name="xscore", context_settings=console.SETTINGS)
+@click.command(
+    name="xscore",
+    context_settings=console.SETTINGS,
+    epilog="DATA is a data set's name, an .npz or .npy, a folder, a picture, a pattern such as 'tiles/**/*.png' or "
+    "'tiles-{000..099}.tar', a .zip or .tar of pictures, a .csv or .parquet list of paths, or a .parquet of images. "
+    "`xscore merge PARTS -o FILE` makes one file of the parts that --shard wrote.",
+)
 @model_argument
 @click.argument("data")
-@click.option("-o", "--output", type=FilePath(), required=True, help=".csv or .jsonl; - is CSV on the standard output.")
+@output_option
+@click.option("--shard", metavar="K/N", help="Compute every N-th shard from the K-th on, into the folder OUTPUT.")
 @click_options(ScoringOptions, without=("allow_overlap",))
+@click_options(ReadingOptions)
 @click_options(PredictionOptions)
 @console.overwrite_option
 @console.shared_options
-def score(model: Path, data: str, output: Path, overwrite: bool, **options: Any) -> None:
-    """Write ID,CLASS predictions for every image of a split of DATA, in order."""
+def score(model: Path, data: str, output: Path, shard: str | None, overwrite: bool, **options: Any) -> None:
+    """Write ID,CLASS predictions for every image of DATA, in order."""
     with ending_at_once():
-        from scoring.score import Output, score
+        from scoring.jobs.job import Share
+        from scoring.jobs.shards import score_share
+        from scoring.score import score
+        from scoring.sources.opening import ImageInput
+        from scoring.writers.output import Destination
 
+    given = click.get_current_context()
+    reading = ReadingOptions(**{name: options.pop(name) for name in described(ReadingOptions)})
     written = PredictionOptions(**{name: options.pop(name) for name in described(PredictionOptions)})
-    with _progress_bar() as progress:
-        scored = score(model, ScoringOptions(**options), data, Output(output, overwrite, written, progress))
-    click.echo(scored.describe(), err=str(output) in STANDARD_OUTPUT)
+    images = ImageInput(data, ScoringOptions(**options), reading)
+    with progress_line() as progress:
+        if shard is not None:
+            for name in ("overwrite", *described(PredictionOptions)):
+                if given.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                    word = f"--{name.replace('_', '-')}"
+                    raise click.UsageError(f"{word} is for the merged file; give it to xscore merge")
+            share = Share.parse(shard)
+            done = score_share(model, images, output, share, progress)
+            text, to_stderr = done.describe(), False
+        else:
+            destination = Destination(output, overwrite, written)
+            text = score(model, images, destination, progress).describe()
+            to_stderr = str(output) in STANDARD_OUTPUT
+    click.echo(text, err=to_stderr)
 
 
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Yield what shows images done of all on a terminal, with the time that is left; elsewhere nothing is shown."""
-    with ExitStack() as stack:
-        bars: list[Any] = []
+@click.command(name="merge", context_settings=console.SETTINGS)
+@click.argument("parts", type=FilePath(), metavar="PARTS")
+@output_option
+@click_options(PredictionOptions)
+@console.overwrite_option
+@console.shared_options
+def merge_command(parts: Path, output: Path, overwrite: bool, **options: Any) -> None:
+    """Make one file of the parts that xscore --shard wrote into the folder PARTS, in order."""
+    with ending_at_once():
+        from scoring.jobs.merge import merge
+        from scoring.writers.output import Destination
 
-        def progress(done: int, total: int) -> None:
-            if not bars:  # the images were counted after the command began
-                hidden = not sys.stderr.isatty()
-                bars.append(stack.enter_context(click.progressbar(length=total, file=sys.stderr, hidden=hidden)))
-            bars[0].update(done - bars[0].pos)
-
-        yield progress
+    with progress_line() as progress:
+        merged = merge(parts, Destination(output, overwrite, PredictionOptions(**options)), progress)
+    click.echo(merged.describe(), err=str(output) in STANDARD_OUTPUT)
 
 
 @click.command(name="xpredict", context_settings=console.SETTINGS)
@@ -180,6 +215,7 @@ def scoring() -> None:
 
 scoring.add_command(evaluate, "evaluate")
 scoring.add_command(score, "score")
+scoring.add_command(merge_command, "merge")
 scoring.add_command(predict, "predict")
 
 
@@ -194,7 +230,11 @@ def evaluate_main() -> NoReturn:
 
 
 def score_main() -> NoReturn:
-    """Entry point of `xscore`."""
+    """Entry point of `xscore`; `merge` is a word of its own, everything else is a model."""
+    first = next((word for word in sys.argv[1:] if word != "--debug"), "")
+    if first == "merge":
+        sys.argv.remove(first)
+        console.run(merge_command, "xscore merge")
     console.run(score)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xtrain.data.splits import PROTOCOLS, SPLITS
+from xtrain.errors import ConfigError
 from xtrain.options import option
 
 ALL = "all"
@@ -43,9 +44,68 @@ class ScoringOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How images are read that are to be scored."""
+
+    on_error: str = option(
+        "fail",
+        metavar="fail|skip|class=K",
+        help="An image that cannot be read ends the command, is left out, or gets class K; the latter two are named in "
+        "OUTPUT.errors.csv.",
+    )
+    column: str | None = option(
+        None,
+        default_text="the first of the usual names",
+        help="Column of a CSV or Parquet file that holds the images or their paths.",
+    )
+    decoders: int | None = option(
+        None, low=1, high=256, default_text="one a core", help="Processes that decode image files."
+    )
+    shard_rows: int = option(
+        16_384, low=1, high=10_000_000, help="Images of a shard, where the data is not in files of its own."
+    )
+
+
+@dataclass(frozen=True)
+class ErrorPolicy:
+    """What becomes of an image that cannot be read: the end (`fail`), no line (`skip`), or a class."""
+
+    action: str
+    index: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, classes: int) -> "ErrorPolicy":
+        """Return the policy of `--on-error`.
+
+        Raises:
+            ConfigError: another word, or a class that the model does not have.
+        """
+        if text in ("fail", "skip"):
+            return cls(text)
+        word, _, number = text.partition("=")
+        if word != "class" or not (number.isascii() and number.isdigit()):
+            raise ConfigError(f"--on-error is {text!r}; it must be fail, skip or class=K, such as class=0")
+        if int(number) >= classes:
+            raise ConfigError(f"--on-error class={number}: the model's classes are 0-{classes - 1}; choose one of them")
+        return cls("class", int(number))
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictionOptions:
     """What is written of each image."""
 
+    id: str = option(
+        "row",
+        choices=("row", "filename"),
+        help="What an image is called: its number from 0, or the name of its file, key or path in a list.",
+    )
+    top: int | None = option(
+        None,
+        low=1,
+        default_text="1",
+        help="Write the K most probable classes with their probabilities.",
+        metavar="K",
+    )
     probabilities: bool = option(
         False, switch=True, help="Write the probabilities of all classes too, in a column for each."
     )

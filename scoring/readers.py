@@ -2,14 +2,25 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from scoring.options import ALL, ScoringOptions
 from serving.model.card import Card
 from xtrain.data import catalog
+from xtrain.data.archived import ArchivedRows
 from xtrain.data.catalog import LoadOptions
-from xtrain.data.datasets import SCORED_KEYS, Dataset, Labels, Split, array_digest, as_images
+from xtrain.data.datasets import (
+    SCORED_KEYS,
+    Dataset,
+    Images,
+    Labels,
+    Split,
+    array_digest,
+    as_images,
+    check_shape,
+)
 from xtrain.data.digests import row_digests
 from xtrain.data.formats import describe_file
 from xtrain.data.splits import divide, natural_protocol, select
@@ -36,8 +47,12 @@ class Selection:
         """What `seen` says, in words."""
         if self.seen is None:
             return "whether the model was trained on some of these images is not recorded in its file"
-        share = self.seen / len(self.rows) if len(self.rows) else 0.0
-        return f"the model was trained on {self.seen} of these {len(self.rows)} images ({share:.1%})"
+        return overlap_in_words(self.seen, len(self.rows))
+
+
+def overlap_in_words(seen: int, rows: int) -> str:
+    """Return how many of some images a model was trained on, in words."""
+    return f"the model was trained on {seen} of these {rows} images ({seen / rows if rows else 0.0:.1%})"
 
 
 def read_rows(card: Card, data: str, options: ScoringOptions) -> Selection:
@@ -52,7 +67,7 @@ def read_rows(card: Card, data: str, options: ScoringOptions) -> Selection:
         ConfigError: a protocol under which the model has already seen the rows.
         DataError: a file that cannot be read, an empty split, images of another shape, other classes.
     """
-    plain = _read_plain_array(Path(data).expanduser())
+    plain = read_plain_array(Path(data).expanduser())
     if plain is None:
         loading = LoadOptions(data_dir=options.data_dir, shape=card.shape)
         plain = catalog.load(data, loading, classes=card.classes)
@@ -76,10 +91,7 @@ def select_rows(card: Card, dataset: Dataset, options: ScoringOptions) -> Select
     Raises:
         As `read_rows`.
     """
-    if dataset.shape != card.shape:
-        raise DataError(
-            f"{dataset.name}: images are {dataset.shape}, the model takes {card.shape} (height, width, channels)"
-        )
+    check_shape(dataset, card.shape)
     is_training_data, trained = dataset.md5 == card.data.md5, card.data.protocol
     if is_training_data and options.protocol not in (None, trained):
         raise ConfigError(
@@ -136,26 +148,36 @@ def require_labels(selection: Selection) -> Labels:
     return selection.rows.labels
 
 
-def _read_plain_array(path: Path) -> Dataset | None:
+def read_plain_array(path: Path, in_order: bool = False) -> Dataset | None:
     """Return images alone, as `POST /v1/score` takes them: a `.npy`, or an `.npz` with `images` or one array.
 
     None for everything else.
+
+    Args:
+        path: the file.
+        in_order: whether the images stay in the file, to be read from the first to the last; without a digest.
 
     Raises:
         DataError: not readable, or not images.
     """
     if path.suffix not in (".npy", ".npz") or not path.is_file():
         return None
+    array: Any
     try:
         with open(path, "rb") as file:
-            content = np.load(file, allow_pickle=False)
+            content = np.load(path if in_order and path.suffix == ".npy" else file, **_MODES[in_order])
             if isinstance(content, np.ndarray):
                 array = content
             elif "images" in content.files or (len(content.files) == 1 and content.files[0] not in SCORED_KEYS):
-                array = content["images" if "images" in content.files else content.files[0]]
+                key = "images" if "images" in content.files else content.files[0]
+                array = ArchivedRows(path, key) if in_order else content[key]
             else:
                 return None
     except Exception as error:  # numpy and zipfile raise many kinds for damaged files
         raise DataError(f"{path}: not a readable array but {describe_file(path)}") from error
-    images = as_images(array, str(path))
-    return Dataset(path.stem, {"test": Split(images, None)}, ("",), array_digest(images), source=path.name)
+    images: Images = as_images(array, str(path))
+    md5 = "" if in_order else array_digest(images[:])
+    return Dataset(path.stem, {"test": Split(images, None)}, ("",), md5, source=path.name)
+
+
+_MODES: dict[bool, dict[str, Any]] = {False: {"allow_pickle": False}, True: {"allow_pickle": False, "mmap_mode": "r"}}

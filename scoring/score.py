@@ -1,93 +1,107 @@
-"""Predictions of a split as a file; what `xscore` and `xtrain.score` call."""
+"""Predictions of images as a file; what `xscore` and `xtrain.score` call."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from scoring.options import PredictionOptions, ScoringOptions
-from scoring.readers import Selection, read_rows
-from scoring.writers import WRITERS, CsvWriter
-from serving.model.predictor import MAX_RUN, Predictor
-from xtrain.errors import ConfigError
-from xtrain.files import check_table, open_table
+from scoring.options import ErrorPolicy
+from scoring.readers import overlap_in_words
+from scoring.scorer import Scorer
+from scoring.sources.opening import ImageInput, open_source
+from scoring.sources.source import Source
+from scoring.writers.output import Destination, open_predictions
+from serving.model.predictor import Predictor
+from xtrain.errors import ConfigError, DataError
 from xtrain.options import check
 
-
-@dataclass(frozen=True)
-class Output:
-    """Where predictions go, and what is written.
-
-    Attributes:
-        path: `.csv`, `.jsonl`, or `-` for CSV on the standard output.
-        overwrite: whether an existing file may be replaced.
-        options: what a line holds.
-        progress: called with the images done and all images, after every run.
-    """
-
-    path: Path
-    overwrite: bool = False
-    options: PredictionOptions = PredictionOptions()
-    progress: Callable[[int, int], None] | None = None
+Progress = Callable[[int, int | None], None]  # images done, and all where that is known
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What was written: where, how many rows, of which split under which protocol, how many seen in training."""
+    """What was written.
+
+    Attributes:
+        path: where.
+        rows: number of images.
+        errors: of them, those that could not be read.
+        split: of a data set, None for anything else.
+        protocol: likewise.
+        overlap: how many the model was trained on, in words; None for none.
+        notes: what a user should know of how the images were read.
+    """
 
     path: Path
     rows: int
-    split: str
-    protocol: str
+    errors: int = 0
+    split: str | None = None
+    protocol: str | None = None
     overlap: str | None = None
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Return one line for a person, and another where the model was trained on some of the images."""
-        line = f"{self.path}: {self.rows} predictions, {self.split} split, {self.protocol} protocol"
-        return line if self.overlap is None else f"{line}\n{self.overlap}"
+        """Return one line for a person, and others for what deserves attention."""
+        parts = [f"{self.path}: {self.rows} predictions"]
+        parts += [f"{self.split} split, {self.protocol} protocol"] if self.split else []
+        lines = [", ".join(parts), *self.notes]
+        if self.errors:
+            where = self.path.with_suffix(".errors.csv")
+            lines.append(f"{self.errors} of {self.rows} images could not be read; {where} names them")
+        return "\n".join(lines if self.overlap is None else [*lines, self.overlap])
 
 
-def score(model: Predictor | Path, options: ScoringOptions, data: str, output: Output) -> Scored:
-    """Write the class of every image of a split, in order.
+def score(
+    model: Predictor | Path, images: ImageInput, destination: Destination, progress: Progress | None = None
+) -> Scored:
+    """Write the class of every image, in order.
 
     Args:
         model: an exported file, loaded or not.
-        options: which split, under which protocol.
-        data: name of a data set, path of an `.npz` or a `.npy`, labelled or not, or a folder of pictures.
-        output: where the predictions go.
+        images: what is scored, and how it is read.
+        destination: where the predictions go.
+        progress: called after every part.
 
     Raises:
         XtrainError: of the fitting kind; an existing file is then as it was.
     """
-    check(options)
-    check(output.options)
-    if options.allow_overlap:
-        raise ConfigError("--allow-overlap is for figures; predictions are written in any case, so leave it out")
-    inputs: list[str | Path] = [data, model.path if isinstance(model, Predictor) else model]
-    check_table(output.path, inputs, output.overwrite, tuple(WRITERS))
-    predictor = model if isinstance(model, Predictor) else Predictor(model, options.device)
-    selection = read_rows(predictor.card, data, options)
-    rows = 0
-    with open_table(output.path) as file:
-        writer = WRITERS.get(output.path.suffix.lower(), CsvWriter)(file, predictor.card.classes, output.options)
-        for probabilities in predict_parts(predictor, selection):
-            writer.add(probabilities)
-            rows += len(probabilities)
-            if output.progress:
-                output.progress(rows, len(selection.rows))
-    overlap = selection.overlap if selection.seen else None
-    return Scored(output.path, rows, selection.split, selection.protocol, overlap)
+    images.check()
+    check(destination.options)
+    inputs: list[str | Path] = [model.path if isinstance(model, Predictor) else model]
+    destination.check([*inputs, images.data] if isinstance(images.data, str) else inputs)
+    predictor = model if isinstance(model, Predictor) else Predictor(model, images.options.device)
+    policy = ErrorPolicy.parse(images.reading.on_error, len(predictor.card.classes))
+    source = open_source(images, predictor.card)
+    check_names(source, destination.options.id)
+    with Scorer(predictor, policy, images.reading.decoders) as scorer:
+        with open_predictions(destination, predictor.card.classes, policy) as predictions:
+            for shard in source.shards:
+                for rows in scorer.rows(shard, predictions.rows):
+                    predictions.add(rows)
+                    if progress:
+                        progress(predictions.rows, source.rows)
+            if not predictions.rows:
+                raise DataError(f"{_name(images)}: holds no images; name other data")
+        overlap = overlap_in_words(scorer.seen, predictions.rows) if scorer.seen else None
+    return Scored(
+        destination.path,
+        predictions.rows,
+        predictions.errors,
+        source.split,
+        source.protocol,
+        overlap,
+        source.notes,
+    )
 
 
-def predict_rows(predictor: Predictor, selection: Selection) -> NDArray[np.float32]:
-    """Return the probabilities (N, classes) of every image of a selection."""
-    return np.concatenate(list(predict_parts(predictor, selection)))
+def check_names(source: Source, id_kind: str) -> None:
+    """Refuse names where images have none, before anything is computed.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if id_kind == "filename" and not source.has_names:
+        raise ConfigError("--id filename: these images are rows of an array and have no names; use --id row")
 
 
-def predict_parts(predictor: Predictor, selection: Selection) -> Iterator[NDArray[np.float32]]:
-    """Yield the probabilities (n, classes) of the images of a selection, read in parts where it is not in memory."""
-    images = selection.rows.images
-    for start in range(0, len(images), MAX_RUN):
-        yield predictor.predict(images[start : start + MAX_RUN])
+def _name(images: ImageInput) -> str:
+    return images.data if isinstance(images.data, str) else "the iterable"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from scoring.predict import Prediction
+from scoring.writers.rows import without_formula
 
 HEAD = ("FILE", "LABEL", "PROBABILITY", "ERROR")  # before a column for each class
 
@@ -43,9 +44,7 @@ class CsvTable:
 
 def _row(prediction: Prediction, classes: Sequence[str]) -> list[Any]:
     """Return the fields of a line, under `HEAD` and the classes."""
-    file = prediction.file
-    if file.startswith(("=", "+", "-", "@", "\t", "\r")):
-        file = f"'{file}"  # a spreadsheet would take it for a formula; the apostrophe makes it text
+    file = without_formula(prediction.file)
     probabilities = [(prediction.probabilities or {}).get(name, "") for name in classes]
     probability = "" if prediction.error else prediction.probability
     return [file, prediction.label or "", probability, prediction.error or "", *probabilities]

@@ -171,7 +171,13 @@ def test_every_option_and_status_is_documented() -> None:
     import serving.cli
 
     commands = [*training_cli.COMMANDS.values(), training_cli.train, export.cli.export, export.cli.show]
-    commands += [scoring.cli.evaluate, scoring.cli.score, scoring.cli.predict, serving.cli.serve]
+    commands += [
+        scoring.cli.evaluate,
+        scoring.cli.score,
+        scoring.cli.merge_command,
+        scoring.cli.predict,
+        serving.cli.serve,
+    ]
     for command in commands:
         for parameter in command.params:
             long = [flag for flag in parameter.opts if flag.startswith("--")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,28 +139,44 @@ def evaluate(
 
 
 def score(
-    model: Predictor | str | Path, data: str | Path, output: str | Path, *, overwrite: bool = False, **options: Any
+    model: Predictor | str | Path,
+    data: str | Path | Iterable[tuple[str, Any]],
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    **options: Any,
 ) -> Scored:
-    """Write the class of every image of a split as `ID,CLASS`, in order; what `xscore` does.
+    """Write the class of every image as `ID,CLASS`, in order; what `xscore` does.
 
     Args:
         model: a predictor, or the path of an `.onnx`.
-        data: name of a data set or path of an `.npz`, labelled or not.
-        output: the `.csv` or `.jsonl` to write.
+        data: name of a data set, a file or folder of images, or an iterable of `(name, image)`, where an image is the
+            bytes of a file, a path, a PIL image or an array (H, W) or (H, W, 3) uint8.
+        output: the `.csv`, `.jsonl` or `.parquet` to write.
         overwrite: whether an existing file may be replaced.
-        options: the command's with underscores: `split`, `protocol`, `data_dir`, for a path `device`, `probabilities`,
-            `threshold`.
+        options: the command's with underscores: `split`, `protocol`, `data_dir`, for a path `device`, `on_error`,
+            `column`, `decoders`, `id`, `top`, `probabilities`, `threshold`.
+
+    Returns:
+        What was written: `path`, `rows`, of them `errors`, and for a data set `split` and `protocol`.
 
     Raises:
         As `evaluate`; an existing file is then as it was.
     """
-    from scoring.options import PredictionOptions
-    from scoring.score import Output, score
+    from scoring.options import PredictionOptions, ReadingOptions
+    from scoring.score import score
+    from scoring.sources.opening import ImageInput
+    from scoring.writers.output import Destination
     from xtrain.options import described, make
 
-    names = [name for name in described(PredictionOptions) if name in options]
-    written = make(PredictionOptions, {name: options.pop(name) for name in names})
-    return score(*_scored(model, options), str(data), Output(Path(output), overwrite, written))
+    parts: list[Any] = []
+    for kind in (ReadingOptions, PredictionOptions):
+        names = [name for name in described(kind) if name in options]
+        parts.append(make(kind, {name: options.pop(name) for name in names}))
+    reading, written = parts
+    predictor, scoring = _scored(model, options)
+    images = ImageInput(str(data) if isinstance(data, str | Path) else data, scoring, reading)
+    return score(predictor, images, Destination(Path(output), overwrite, written))
 
 
 def _scored(model: Predictor | str | Path, options: dict[str, Any]) -> tuple[Predictor | Path, ScoringOptions]:

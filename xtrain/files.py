@@ -1,9 +1,9 @@
 """Writing files so that an interrupted command leaves the old file or none, never half of one."""
 
-import io
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the file could not be written (full disk, no permission, …); `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of two containers may have one number, and write the same file into a shared folder.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -38,6 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
+SPOOL_BYTES = 16 * 1024 * 1024  # of a table for the standard output that wait in memory; more wait in a file
 
 
 def check_table(path: Path, inputs: Iterable[str | Path], overwrite: bool, suffixes: Sequence[str] = (".csv",)) -> None:
@@ -57,15 +59,16 @@ def check_table(path: Path, inputs: Iterable[str | Path], overwrite: bool, suffi
 
 
 @contextmanager
-def open_table(path: Path) -> Iterator[IO[Any]]:
-    """Open a table for writing: whole or not at all, the standard output for `-` too."""
+def open_table(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
+    """Open a table for writing: whole or not at all, as text the standard output for `-` too."""
     if str(path) in STANDARD_OUTPUT:
-        kept = io.StringIO(newline="")
-        yield kept
-        sys.stdout.write(kept.getvalue())
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES, "w+", newline="", encoding="utf-8") as kept:
+            yield kept
+            kept.seek(0)
+            shutil.copyfileobj(kept, sys.stdout)
         sys.stdout.flush()
         return
-    with open_atomic(path, "w") as file:
+    with open_atomic(path, "wb" if binary else "w") as file:
         yield file
 
 

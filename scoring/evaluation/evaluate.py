@@ -16,7 +16,7 @@ from scoring.figures.summary import Summary, summarise
 from scoring.figures.totals import risk_coverage
 from scoring.options import ALL, FigureOptions, ScoringOptions, Solution
 from scoring.readers import Selection, read_rows, refuse_overlap, require_labels, select_rows
-from scoring.score import predict_rows
+from scoring.scorer import predict_rows
 from scoring.solution import read_solution
 from serving.model.predictor import Predictor
 from xtrain import metrics

@@ -14,7 +14,7 @@ from scoring.figures.comparison import Comparison, compare
 from scoring.figures.rows import ScoredRows
 from scoring.options import ScoringOptions
 from scoring.readers import Selection, refuse_overlap, select_rows
-from scoring.score import predict_rows
+from scoring.scorer import predict_rows
 from serving.model.card import Card
 from serving.model.predictor import Predictor
 from xtrain.data.datasets import numbers_as_names

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from export.options import ExportOptions
-from scoring.options import FigureOptions, PredictionOptions, ScoringOptions
+from scoring.options import FigureOptions, PredictionOptions, ReadingOptions, ScoringOptions
 from serving.settings import Settings
 from tests.conftest import Command, make_npz, train
 from tests.training.loop.test_trainer import history
@@ -121,7 +121,17 @@ def test_classes_without_rows_may_be_asked_for(command: Command, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "cls", [TrainConfig, RunOptions, ExportOptions, ScoringOptions, FigureOptions, PredictionOptions, Settings]
+    "cls",
+    [
+        TrainConfig,
+        RunOptions,
+        ExportOptions,
+        ScoringOptions,
+        FigureOptions,
+        ReadingOptions,
+        PredictionOptions,
+        Settings,
+    ],
 )
 def test_every_number_has_a_range(cls: type) -> None:
     for name, (_, entry) in described(cls).items():

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from export.options import ExportOptions
-from scoring.options import FigureOptions, PredictionOptions, ScoringOptions
+from scoring.options import FigureOptions, PredictionOptions, ReadingOptions, ScoringOptions
 from serving.settings import Settings
 from tests.conftest import Command
 from training.config import RunOptions, TrainConfig
@@ -78,14 +78,15 @@ COMMANDS = {
     "xtrain": (TrainConfig, RunOptions),
     "xexport": (ExportOptions,),
     "xeval": (ScoringOptions, FigureOptions),
-    "xscore": (ScoringOptions, PredictionOptions),
+    "xscore": (ScoringOptions, ReadingOptions, PredictionOptions),
+    "xscore merge": (PredictionOptions,),
     "xserve": (Settings,),
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_in_the_help_with_its_words(name: str, command: Command) -> None:
-    shown = " ".join(command(name, "--help").out.split())
+    shown = " ".join(command(*name.split(), "--help").out.split())
     for cls in COMMANDS[name]:
         for field, (_, entry) in described(cls).items():
             if (cls, field) != (Settings, "model") and (name, field) != ("xscore", "allow_overlap"):

@@ -83,4 +83,4 @@ def gather(source: Images, rows: np.ndarray, out: np.ndarray) -> None:
     if isinstance(source, MappedRows):
         source.read(rows, out)
     else:
-        np.take(source, rows, axis=0, out=out)
+        np.take(np.asarray(source), rows, axis=0, out=out)

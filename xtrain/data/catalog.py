@@ -70,6 +70,7 @@ class LoadOptions:
         class_count: number of classes of a file that does not name them; None is up to the largest label.
         shape: (H, W, C) that pictures of a folder are brought to; a None is what they have in common.
         group_pattern: regular expression that names the group of a picture in a folder; see `folders.read_folder`.
+        in_order: whether the images of an `.npz` stay in it, to be read from the first to the last.
     """
 
     data_dir: str | Path | None = None
@@ -77,6 +78,7 @@ class LoadOptions:
     class_count: int | None = None
     shape: tuple[int | None, int | None, int | None] = (None, None, None)
     group_pattern: str | None = None
+    in_order: bool = False
 
     @property
     def folder(self) -> Path:
@@ -230,6 +232,8 @@ def _class_names(info: Mapping[str, Any]) -> tuple[str, ...]:
 def _read_npz(path: Path, options: LoadOptions) -> Dataset:
     """Read a file into memory or, where it would take more than half of what is available, map it."""
     stream = options.stream
+    if options.in_order:
+        return read_npz(path, options.class_count, in_order=True)
     if stream is None and path.is_file():
         try:
             stream = uncompressed_bytes(path) > available_memory() / 2

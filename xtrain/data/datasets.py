@@ -7,20 +7,21 @@ Nothing here loads torch: scoring reads labelled data with this module too.
 
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xtrain.data.archived import DAMAGED, ArchivedRows
 from xtrain.data.formats import describe_file
 from xtrain.data.mapping import MappedRows, digest_once, unpack
 from xtrain.errors import ConfigError, DataError
 
-Images = NDArray[np.uint8] | MappedRows  # (N, H, W, C), C is 1 or 3; slicing gives an array in either case
+# (N, H, W, C), C is 1 or 3; slicing gives an array in each case. Archived rows are read in order.
+Images = NDArray[np.uint8] | MappedRows | ArchivedRows
 Labels = NDArray[np.int64]  # (N,)
 MAX_CLASSES = 1000  # a label beyond is a mistake, and every class costs a row of the last layer
 
@@ -30,6 +31,7 @@ LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
     "kaggle": {name: (f"{name}_images_shuffled", f"{name}_labels_shuffled") for name in ("train", "val", "test")},
     "keras": {name: (f"x_{name}", f"y_{name}") for name in ("train", "val", "test")},
 }
+IMAGE_KEYS = tuple(image_key for keys in LAYOUTS.values() for image_key, _ in keys.values())
 # The array of an .npz that is scored without labels, by xscore and over HTTP: ours, then those of the layouts.
 SCORED_KEYS: tuple[str, ...] = ("images", "test_images", "test_images_shuffled", "x_test")
 
@@ -98,6 +100,8 @@ class Dataset:
         for name, part in self.splits.items():
             if np.array_equal(rows, self.rows_of(name)):
                 return part
+        if any(isinstance(part.images, ArchivedRows) for part in self.splits.values()):
+            raise ValueError("archived rows are whole splits only; read the file without in_order")
         parts = list(self.splits.values())
         labels = np.empty(len(rows), np.int64)
         labelled = True
@@ -138,13 +142,16 @@ def numbers_as_names(count: int) -> tuple[str, ...]:
     return tuple(str(index) for index in range(count))
 
 
-def read_npz(path: Path, class_count: int | None = None, unpack_to: Path | None = None) -> Dataset:
+def read_npz(
+    path: Path, class_count: int | None = None, unpack_to: Path | None = None, in_order: bool = False
+) -> Dataset:
     """Read an `.npz` in the MedMNIST, Kaggle or Keras key layout; object arrays are never unpickled.
 
     Args:
         path: the file.
         class_count: number of classes where the file does not name them; None is up to the largest label.
         unpack_to: a cache folder; the images are then memory-mapped there instead of loaded.
+        in_order: whether the images stay in the file, to be read from the first to the last.
 
     Raises:
         DataError: missing or corrupt file, unknown keys, a wrong shape or dtype, labels outside the classes.
@@ -153,13 +160,15 @@ def read_npz(path: Path, class_count: int | None = None, unpack_to: Path | None 
     if not path.is_file():
         raise DataError(f"{path}: no such file; pass the path of an .npz or the name of a data set")
     try:
+        arrays: dict[str, Any]
         if unpack_to is None:
+            streamed = IMAGE_KEYS if in_order else ()
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
+                arrays = {key: ArchivedRows(path, key) if key in streamed else archive[key] for key in archive.files}
         else:
             arrays = dict(unpack(path, unpack_to))
         md5 = file_digest(path) if unpack_to is None else digest_once(path, unpack_to, file_digest)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, AttributeError, TypeError) as error:
+    except (*DAMAGED, AttributeError, TypeError) as error:
         if zipfile.is_zipfile(path) and "pickle" not in str(error):  # numpy's advice would be to load code
             raise DataError(f"{path}: not a readable .npz ({error}); fetch or save it again") from error
         raise DataError(f"{path}: not a readable .npz but {describe_file(path)}") from error
@@ -229,6 +238,18 @@ def with_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     return renamed
 
 
+def check_shape(dataset: Dataset, shape: tuple[int, int, int]) -> None:
+    """Refuse images of another shape than a model's.
+
+    Raises:
+        DataError: with both.
+    """
+    if dataset.shape != shape:
+        raise DataError(
+            f"{dataset.name}: images are {dataset.shape}, the model takes {shape} (height, width, channels)"
+        )
+
+
 def check_labels(dataset: Dataset) -> None:
     """Refuse labels outside the classes, naming the split and the row."""
     for name, split in dataset.splits.items():
@@ -263,7 +284,10 @@ def _highest(splits: Mapping[str, Split]) -> int:
     return max((int(part.max()) for part in labels if len(part)), default=0)
 
 
-def as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
+ImageArray = TypeVar("ImageArray", NDArray[Any], ArchivedRows)
+
+
+def as_images(array: ImageArray, where: str) -> ImageArray:
     """Return an array as images (N, H, W, C) uint8.
 
     Raises:
@@ -274,7 +298,7 @@ def as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
     if array.ndim == 5 or (array.ndim == 4 and array.shape[-1] not in (1, 3) and array.shape[1] == array.shape[-1]):
         raise DataError(f"{where} has shape {array.shape}: 3-D volumes are out of scope; images are (N, H, W, 1 or 3)")
     if array.ndim == 3:
-        array = array[..., None]
+        array = array.reshaped((*array.shape[1:], 1)) if isinstance(array, ArchivedRows) else array[..., None]  # type: ignore[assignment]
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape[1:]:
         raise DataError(f"{where} has shape {array.shape}; images are (N, H, W) grey or (N, H, W, 3) RGB")
     return array

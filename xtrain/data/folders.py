@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,7 @@ def find_pictures(folder: Path) -> list[Picture]:
         DataError: another structure, or files that are out of scope.
     """
     try:
-        children = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=natural)
+        children = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=_by_name)
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}; name a folder that can be read") from error
     split_of = {name: split for split, words in SPLIT_FOLDERS.items() for name in words}
@@ -108,7 +109,7 @@ def find_pictures(folder: Path) -> list[Picture]:
     roots = {split: path for path, split in splits.items()} or {"pool": folder}
     pictures, empty = [], []
     for split in (name for name in ("train", "val", "test", "pool") if name in roots):
-        for label in sorted((path for path in roots[split].iterdir() if path.is_dir()), key=natural):
+        for label in sorted((path for path in roots[split].iterdir() if path.is_dir()), key=_by_name):
             if label.name.startswith("."):
                 continue
             files = [path for path in files_below(label) if path.suffix.lower() in SUFFIXES]
@@ -135,10 +136,23 @@ def find_pictures(folder: Path) -> list[Picture]:
     return pictures
 
 
-def natural(path: Path) -> list[tuple[int, int, str]]:
-    """Return a sort key in which `tile10` comes behind `tile9`."""
-    parts = re.findall(r"\d+|\D+", path.name)
-    return [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
+def natural(name: str) -> list[Any]:
+    """Return a sort key of a name in which `tile10` comes behind `tile9`: texts and numbers in turn."""
+    parts: list[Any] = _NUMBERS.split(name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts
+
+
+_NUMBERS = re.compile("([0-9]{1,18})")
+
+
+def _by_name(path: Path) -> list[Any]:
+    return natural(path.name)
+
+
+def natural_path(name: str) -> list[list[Any]]:
+    """Return a sort key of a path with forward slashes, folder by folder."""
+    return [natural(part) for part in name.split("/")]
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -147,7 +161,16 @@ def files_below(folder: Path) -> list[Path]:
     Raises:
         DataError: a folder that cannot be read.
     """
-    found: list[Path] = []
+    return [folder / name for name in names_below(folder)]
+
+
+def names_below(folder: Path) -> list[str]:
+    """Return the paths below a folder of what `files_below` returns, with forward slashes.
+
+    Raises:
+        DataError: a folder that cannot be read.
+    """
+    found: list[tuple[list[list[Any]], str]] = []
     visited: set[str] = set()
 
     def stop(error: OSError) -> None:
@@ -157,13 +180,15 @@ def files_below(folder: Path) -> list[Path]:
         real = os.path.realpath(place)
         names[:] = [] if real in visited else [name for name in names if not name.startswith(".")]
         if real not in visited:  # a link may lead back to a folder above it
-            found += [Path(place, name) for name in files if not name.startswith(".")]
+            below = Path(place).relative_to(folder).as_posix()
+            prefix, key = ("", []) if below == "." else (f"{below}/", natural_path(below))
+            found += [([*key, natural(name)], prefix + name) for name in files if not name.startswith(".")]
         visited.add(real)
-    return sorted(found, key=lambda path: [natural(Path(part)) for part in path.relative_to(folder).parts])
+    return [name for _, name in sorted(found)]
 
 
 def _class_names(pictures: Sequence[Picture], folder: Path) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(sorted((picture.label for picture in pictures), key=lambda name: natural(Path(name)))))
+    names = tuple(dict.fromkeys(sorted((picture.label for picture in pictures), key=natural)))
     if len(names) > MAX_CLASSES:
         raise DataError(f"{folder}: {len(names)} folders of classes; at most {MAX_CLASSES} are taken")
     if len(names) < 2:

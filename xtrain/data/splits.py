@@ -106,6 +106,13 @@ def divide(
     return Partition(protocol, learned, val, tested, digest.hexdigest()[:16], draws_pool or draws_val, draws_val)
 
 
+def is_own_split(dataset: Dataset, protocol: str, split: str) -> bool:
+    """Return whether `divide` would give the rows of that split as the file holds them: all of it, in order."""
+    if (protocol == "official") != dataset.pool_only and (not dataset.pool_only or "test" in dataset.splits):
+        return split in dataset.splits and (split != "train" or "val" in dataset.splits)
+    return False
+
+
 def _permuted(
     rows: NDArray[np.int64], groups: NDArray[np.int64] | None, random: np.random.RandomState
 ) -> NDArray[np.int64]:

@@ -59,7 +59,8 @@ class EncodedImage:
         image = self.image
         deep_colours = not image.mode.startswith("I") and ";16" in str(image.tile)
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        if _may_turn(image, self._content):
+            ImageOps.exif_transpose(image, in_place=True)
         if deep_colours:  # Pillow keeps the upper 8 of 16 bits of colours, and says nothing
             extremes = cast("tuple[tuple[int, int], ...]", image.getextrema())  # (darkest, brightest) of each band
             bands = zip(image.getbands(), extremes, strict=True)
@@ -117,7 +118,7 @@ def decode(content: bytes, shape: tuple[int, int, int], max_pixels: int = MAX_PI
     return fit(decode_image(content, max_pixels), shape)
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image file as `decode_image` does.
 
     Raises:
@@ -125,7 +126,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         UnsupportedImage, ImageTooLarge: as `decode_image`.
     """
     try:
-        return decode_image(path.read_bytes(), max_pixels)
+        with open(path, "rb", buffering=0) as file:
+            return decode_image(file.read(), max_pixels)
     except OSError as error:
         raise UnreadableImage(f"{path}: {error.strerror or error}; name an image file") from error
     except XtrainError as error:
@@ -169,9 +171,9 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 
 def _may_turn(image: ImageFile.ImageFile, content: bytes) -> bool:
-    """Return whether the image may have an EXIF orientation; a PNG's may stand behind its pixels."""
+    """Return whether the image may have an EXIF orientation; a PNG's may stand behind its pixels, or in a text."""
     if image.format == "PNG":
-        return b"eXIf" in content or b"iTXt" in content
+        return any(kind in content for kind in (b"eXIf", b"iTXt", b"Raw profile"))
     return bool(image.getexif().get(ORIENTATION, 1) != 1)
 
 

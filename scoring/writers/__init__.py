@@ -1,0 +1,1 @@
+"""Predictions as files: `ID,CLASS` for Kaggle, JSON lines, Parquet."""

@@ -1,0 +1,97 @@
+"""Decoder processes: in order, ahead of the reader, and a picture that ends one ends nothing else."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import pytest
+
+from scoring.decoding.pool import DecoderPool
+from scoring.sources.source import Part
+from xtrain.errors import DataError
+
+SHAPE = (4, 4, 1)
+
+
+class Numbered(NamedTuple):
+    """A picture of one grey value; negative ones do harm to their process."""
+
+    name: str
+    value: int
+
+    def pixels(self, shape: tuple[int, int, int]) -> np.ndarray:
+        if self.value == -1:
+            os.kill(os.getpid(), 9)
+        if self.value == -2:
+            np.empty(1 << 40, np.uint8)
+        if self.value == -3:
+            print("a library that prints")
+            raise RuntimeError("odd")
+        return np.full(shape, self.value, np.uint8)
+
+
+def parts(values: list[int], size: int) -> Iterator[Part]:
+    for start in range(0, len(values), size):
+        yield Part([Numbered(f"p{start + i}", value) for i, value in enumerate(values[start : start + size])])
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoders find this module."""
+    from scoring.decoding import pool
+
+    monkeypatch.setattr(pool, "_PATHS", (str(pool.ROOT),))
+
+
+def test_parts_come_in_order() -> None:
+    values = [index % 251 for index in range(1000)]
+    with DecoderPool(3, SHAPE) as pool:
+        decoded = list(pool.decode(parts(values, 7)))
+    assert np.concatenate([part.images for part in decoded])[:, 0, 0, 0].tolist() == values
+    assert [name for part in decoded for name in part.names or ()] == [f"p{index}" for index in range(1000)]
+    assert not any(part.errors for part in decoded)
+
+
+def test_a_picture_that_ends_its_process_is_named_and_the_others_are_decoded() -> None:
+    values = list(range(40))
+    values[13], values[20], values[21] = -1, -2, -3
+    with DecoderPool(2, SHAPE) as pool:
+        decoded = list(pool.decode(parts(values, 16)))
+    read = np.concatenate([part.images for part in decoded])[:, 0, 0, 0].tolist()
+    assert read == [0 if value < 0 else value for value in values]
+    assert decoded[0].errors == {13: "p13: it ended the process that decoded it; save it again"}
+    assert set(decoded[1].errors) == {4, 5} and "memory" in decoded[1].errors[4] and "odd" in decoded[1].errors[5]
+
+
+def test_nothing_runs_on_when_the_reader_stops() -> None:
+    def endless() -> Iterator[Part]:
+        number = 0
+        while True:
+            number += 1
+            yield Part([Numbered("p", number % 200)])
+
+    with DecoderPool(2, SHAPE) as pool:
+        stream = pool.decode(endless())
+        for _ in range(5):
+            next(stream)
+    assert not psutil.Process().children()
+
+
+def test_a_source_that_fails_says_so_after_what_it_gave() -> None:
+    def failing() -> Iterator[Part]:
+        yield from parts([1, 2, 3], 1)
+        raise DataError("the tar ends here")
+
+    with DecoderPool(1, SHAPE) as pool:
+        with pytest.raises(DataError, match="the tar ends here"):
+            list(pool.decode(failing()))
+
+
+def test_modules_of_the_present_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('mine')")
+    monkeypatch.chdir(tmp_path)
+    with DecoderPool(1, SHAPE) as pool:
+        assert list(pool.decode(parts([5], 1)))[0].errors == {}

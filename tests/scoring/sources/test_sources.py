@@ -1,0 +1,336 @@
+"""Whatever holds the images, the predictions are those of the arrays, in the order that a user expects."""
+
+import csv
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from serving.model.predictor import Predictor
+from serving.model.submission import submission
+from tests.conftest import Command
+from xtrain import api
+from xtrain.data.datasets import read_npz
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def images(sample: Path) -> np.ndarray:
+    return read_npz(sample).splits["test"].images[:COUNT]
+
+
+@pytest.fixture(scope="module")
+def files(images: np.ndarray) -> list[bytes]:
+    """Each image as PNG."""
+    encoded = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, files: list[bytes]) -> Path:
+    """A folder of folders, whose natural order is that of the images and whose order by letters is not."""
+    folder = tmp_path_factory.mktemp("tiles")
+    for index, content in enumerate(files):
+        path = folder / f"slide{index // 20 + 9}" / f"tile{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(sample_model: Path, images: np.ndarray) -> str:
+    return submission(Predictor(sample_model).predict(images))
+
+
+def write_tar(path: Path, files: list[bytes], first: int = 0, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for index, content in enumerate(files, first):
+            for name, data in ((f"a/{index:04}.seg.png", content), (f"a/{index:04}.cls", b"3")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def make(kind: str, at: Path, folder: Path, files: list[bytes], images: np.ndarray) -> str:
+    """Write the images in one of the forms that are read, and return what the user types."""
+    names = [path.as_posix() for path in sorted(folder.rglob("*.png"), key=lambda path: int(path.stem[4:]))]
+    if kind == "folder":
+        (folder / "README.txt").write_text("notes")
+        (folder / "labels.csv").write_text("path,label\n")
+        return str(folder)
+    if kind == "pattern":
+        return f"{folder}/**/*.png"
+    if kind == "numbers":
+        return f"{folder}/slide*/tile{{0..{COUNT - 1}}}.png"
+    if kind == "npy":
+        np.save(at / "a.npy", images)
+        return str(at / "a.npy")
+    if kind in ("npz", "fortran"):
+        np.savez(at / "a.npz", images=np.asfortranarray(images) if kind == "fortran" else images)
+        return str(at / "a.npz")
+    if kind == "zip":
+        with zipfile.ZipFile(at / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("__MACOSX/slide9/._tile0.png", b"resource fork")
+            for index in reversed(range(COUNT)):  # natural order, not the archive's
+                archive.writestr(f"tiles/tile{index}.png", files[index])
+        return str(at / "a.zip")
+    if kind in ("tar", "tar.gz"):
+        return str(write_tar(at / f"a.{kind}", files, mode="w:gz" if kind == "tar.gz" else "w"))
+    if kind == "tars":
+        for number in range(3):
+            write_tar(at / f"s-{number:03}.tar", files[20 * number : 20 * number + 20], 20 * number)
+        return str(at / "s-{000..002}.tar")
+    if kind == "csv":
+        (at / "list.csv").write_text("label;path\r\n" + "".join(f"1;{name}\r\n" for name in names))
+        return str(at / "list.csv")
+    if kind == "relative csv":
+        shutil.copytree(folder, at / "tiles")
+        relative = [Path("tiles", *Path(name).parts[-2:]) for name in names]
+        (at / "list.csv").write_text("file\n" + "".join(f"{name}\n" for name in relative))
+        return str(at / "list.csv")
+    tables = {
+        "parquet list": {"path": names, "label": [1] * COUNT},
+        "parquet": {"picture": files, "key": [f"k{index}" for index in range(COUNT)]},
+        "hugging face": {"image": [{"bytes": data, "path": f"{index}.png"} for index, data in enumerate(files)]},
+    }
+    parquet.write_table(pyarrow.table(tables[kind]), at / "a.parquet", row_group_size=17)
+    return str(at / "a.parquet")
+
+
+KINDS = (
+    *("folder", "pattern", "numbers", "npy", "npz", "fortran", "zip", "tar", "tar.gz", "tars"),
+    *("csv", "relative csv", "parquet list", "parquet", "hugging face"),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_form_gives_the_same_predictions(
+    command: Command,
+    sample_model: Path,
+    tmp_path: Path,
+    folder: Path,
+    files: list[bytes],
+    images: np.ndarray,
+    expected: str,
+    kind: str,
+) -> None:
+    """Also cut into shards of other sizes than the parts."""
+    data = make(kind, tmp_path, folder, files, images)
+    result = command("xscore", sample_model, data, "-o", tmp_path / "out.csv", "--shard-rows", 23)
+    assert result.code == 0, result.err
+    assert (tmp_path / "out.csv").read_text() == expected
+    assert ("2 other files are left out" in result.out) == (kind == "folder")
+
+
+def ids(path: Path) -> list[str]:
+    with path.open() as file:
+        return [line["ID"] for line in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "last"),
+    [
+        ("folder", "slide9/tile0.png", f"slide11/tile{COUNT - 1}.png"),
+        ("zip", "tiles/tile0.png", f"tiles/tile{COUNT - 1}.png"),
+        ("tar", "a/0000", f"a/{COUNT - 1:04}"),
+        ("parquet", "k0", f"k{COUNT - 1}"),
+        ("hugging face", "0.png", f"{COUNT - 1}.png"),
+    ],
+)
+def test_images_go_by_their_names(
+    command: Command,
+    sample_model: Path,
+    tmp_path: Path,
+    folder: Path,
+    files: list[bytes],
+    images: np.ndarray,
+    kind: str,
+    first: str,
+    last: str,
+) -> None:
+    data = make(kind, tmp_path, folder, files, images)
+    assert command("xscore", sample_model, data, "-o", tmp_path / "out.csv", "--id", "filename").code == 0
+    names = ids(tmp_path / "out.csv")
+    assert (names[0], names[-1], len(names)) == (first, last, COUNT)
+
+
+def test_rows_of_an_array_have_no_names(command: Command, sample_model: Path, sample: Path, tmp_path: Path) -> None:
+    result = command("xscore", sample_model, sample, "-o", tmp_path / "out.csv", "--id", "filename")
+    assert result.code == 2 and "have no names" in result.error and not (tmp_path / "out.csv").exists()
+
+
+def test_names_that_a_spreadsheet_would_run(
+    command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]
+) -> None:
+    """And a name in no encoding, which Linux allows."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "=1+1.png").write_bytes(files[0])
+    Path(str(tmp_path / "in") + "/z\udcff.png").write_bytes(files[1])
+    for name in ("out.csv", "out.parquet", "out.jsonl"):
+        result = command("xscore", sample_model, tmp_path / "in", "-o", tmp_path / name, "--id", "filename")
+        assert result.code == 0, result.err
+    assert ids(tmp_path / "out.csv") == ["'=1+1.png", "z\\udcff.png"]
+    assert parquet.read_table(tmp_path / "out.parquet").to_pydict()["id"] == ["=1+1.png", "z\\udcff.png"]
+
+
+def test_an_iterable_of_anything(
+    sample_model: Path, tmp_path: Path, folder: Path, files: list[bytes], images: np.ndarray, expected: str
+) -> None:
+    """Bytes, paths, pictures and arrays, from a script without a `__main__` guard."""
+
+    def pairs() -> object:
+        for index in range(COUNT):
+            forms = (files[index], folder / f"slide{index // 20 + 9}" / f"tile{index}.png", images[index])
+            yield f"n{index}", (*forms, Image.fromarray(images[index]))[index % 4]
+
+    scored = api.score(sample_model, pairs(), tmp_path / "out.csv")  # type: ignore[arg-type]
+    assert scored.rows == COUNT and scored.split is None and (tmp_path / "out.csv").read_text() == expected
+    for wrong, text in (([1], "pairs"), ([("a", 3)], "int as an image"), ([], "no images")):
+        with pytest.raises(api_errors(), match=text):
+            api.score(sample_model, wrong, tmp_path / "no.csv")  # type: ignore[arg-type]
+    script = f"import xtrain\nprint(xtrain.score({str(sample_model)!r}, {str(folder)!r}, {str(tmp_path / 's.csv')!r}))"
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.count("Scored") == 1, done.stderr
+
+
+def api_errors() -> type[Exception]:
+    from xtrain.errors import DataError
+
+    return DataError
+
+
+def test_what_cannot_be_scored_is_said(
+    command: Command, sample_model: Path, tmp_path: Path, files: list[bytes], folder: Path
+) -> None:
+    def error(data: object, *options: object, code: int = 1) -> str:
+        result = command("xscore", sample_model, data, "-o", tmp_path / "out.csv", *options)
+        assert result.code == code, result.err
+        assert not (tmp_path / "out.csv").exists()
+        return result.error
+
+    (tmp_path / "empty").mkdir()
+    assert "holds no images that are read" in error(tmp_path / "empty")
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "a.png").write_bytes(files[0])
+    write_tar(tmp_path / "mixed" / "a.tar", files[:2])
+    assert "several kinds (pictures, tar)" in error(tmp_path / "mixed")
+    assert "no file is called like this" in error(tmp_path / "nothing*.png")
+    assert "--split is for data sets" in error(f"{folder}/**/*.png", "--split", "val", code=2)
+    assert "--column is for" in error(folder, "--column", "x", code=2)
+    for name, text in (("a.zip", "not a zip"), ("a.tar", "not a whole tar"), ("a.parquet", "not a Parquet file")):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        assert text in error(tmp_path / name)
+    whole = write_tar(tmp_path / "whole.tar", files).read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    assert "not a whole tar" in error(tmp_path / "cut.tar")
+    with tarfile.open(tmp_path / "twice.tar", "w") as archive:
+        for name in ("k.left.png", "k.right.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(files[0])
+            archive.addfile(member, io.BytesIO(files[0]))
+    assert "two pictures of the key 'k'" in error(tmp_path / "twice.tar")
+    (tmp_path / "list.csv").write_text("a,b\nx,y\n")
+    assert "Name it with --column; it has a, b" in error(tmp_path / "list.csv")
+    assert "no column 'c'" in error(tmp_path / "list.csv", "--column", "c")
+    assert "x: No such file" in error(tmp_path / "list.csv", "--column", "a")
+    (tmp_path / "gap.csv").write_text("path\n" + f"{folder}/slide9/tile0.png\n" + '""\n')
+    assert "line 3 has no path" in error(tmp_path / "gap.csv")
+    (tmp_path / "empty.csv").write_text("path\n")
+    assert "holds no images" in error(tmp_path / "empty.csv")
+    (tmp_path / "none.parquet").unlink(missing_ok=True)
+    parquet.write_table(pyarrow.table({"label": [1, 2]}), tmp_path / "none.parquet")
+    assert "which column" in error(tmp_path / "none.parquet")
+
+
+def test_images_that_cannot_be_read(
+    command: Command, sample_model: Path, tmp_path: Path, files: list[bytes], expected: str
+) -> None:
+    """They end the command, are left out with their numbers, or get a class; each is named."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index, content in enumerate(files):
+        broken = {5: b"garbage", 7: b"", 9: content[: len(content) // 2]}
+        (folder / f"t{index}.png").write_bytes(broken.get(index, content))
+    out = tmp_path / "out.csv"
+    result = command("xscore", sample_model, folder, "-o", out)
+    assert result.code == 1 and "t5.png" in result.error and "--on-error skip" in result.error
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    result = command("xscore", sample_model, folder, "-o", out, "--on-error", "skip")
+    assert result.code == 0 and "3 of 60 images could not be read" in result.out and "out.errors.csv" in result.out
+    lines = expected.splitlines()
+    assert out.read_text().splitlines() == [line for line in lines if line.split(",")[0] not in ("5", "7", "9")]
+    with (tmp_path / "out.errors.csv").open() as file:
+        named = [(line["ID"], line["NAME"]) for line in csv.DictReader(file)]
+    assert named == [("5", "t5.png"), ("7", "t7.png"), ("9", "t9.png")]
+    again = ("xscore", sample_model, folder, "-o", out, "--overwrite", "--on-error", "class=4")
+    assert command(*again, "--probabilities").code == 0
+    given = list(csv.reader(out.read_text().splitlines()))[1:]
+    assert [row[1] for row in given if row[0] in ("5", "7", "9")] == ["4"] * 3 and given[5][2:] == [""] * 9
+    assert [row[1] for row in given if row[0] not in ("5", "7", "9")] == [
+        line.split(",")[1] for line in lines[1:] if line.split(",")[0] not in ("5", "7", "9")
+    ]
+    for index in (5, 7, 9):  # mended, so that nothing is left to say
+        (folder / f"t{index}.png").write_bytes(files[index])
+    assert command(*again).code == 0 and out.read_text() == expected and not (tmp_path / "out.errors.csv").exists()
+    for wrong in ("class=9", "class=x", "ignore", "class=-1"):
+        result = command("xscore", sample_model, folder, "-o", tmp_path / "no.csv", "--on-error", wrong)
+        assert result.code == 2 and "--on-error" in result.error
+
+
+def test_archives_with_broken_members(command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("0.png", files[0])
+        archive.writestr("1.png", b"x" * 100)
+        archive.writestr("2.png", files[2])
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(files[2]) + 40] ^= 1  # the checksum of its member is wrong now
+    (tmp_path / "a.zip").write_bytes(content)
+    assert command("xscore", sample_model, tmp_path / "a.zip", "-o", tmp_path / "o.csv", "--on-error", "skip").code == 0
+    assert ids(tmp_path / "o.csv") == ["0"] and ids(tmp_path / "o.errors.csv") == ["1", "2"]
+
+
+def test_training_rows_are_counted_in_any_form(
+    command: Command, sample_model: Path, sample: Path, tmp_path: Path
+) -> None:
+    """As the only sign, since predictions are written in any case."""
+    train = read_npz(sample).splits["train"].images[:40]
+    np.save(tmp_path / "train.npy", train)
+    (tmp_path / "in").mkdir()
+    for index, image in enumerate(train):
+        Image.fromarray(image).save(tmp_path / "in" / f"{index}.png")
+    for data in (tmp_path / "train.npy", tmp_path / "in"):
+        result = command("xscore", sample_model, data, "-o", tmp_path / "out.csv", "--overwrite")
+        assert "trained on 40 of these 40 images" in result.out
+    result = command("xscore", sample_model, sample, "-o", tmp_path / "test.csv")
+    assert "trained on" not in result.out
+
+
+def test_a_divided_folder_is_still_a_data_set(
+    command: Command, sample_model: Path, sample: Path, tmp_path: Path
+) -> None:
+    test, names = read_npz(sample).splits["test"], Predictor(sample_model).card.classes
+    for split in ("train", "test"):
+        for index in range(18):
+            path = tmp_path / "data" / split / names[test.labels[index]] / f"{index}.png"  # type: ignore[index]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(test.images[index]).save(path)
+    result = command("xscore", sample_model, tmp_path / "data", "-o", tmp_path / "out.csv")
+    assert "18 predictions, test split, official protocol" in result.out, result.err
+    result = command("xscore", sample_model, tmp_path / "data", "-o", tmp_path / "all.csv", "--split", "all")
+    assert "36 predictions" in result.out
