@@ -166,6 +166,7 @@ class _Decoder:
             [sys.executable, "-P", "-m", "scoring.decoding.worker"],  # -P: no module of the present folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            process_group=0,  # Ctrl-C of a terminal is for the command, which ends this one
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, _PATHS))},
         )
 

@@ -50,9 +50,12 @@ def main() -> None:
             except Exception as error:  # a library's own; one picture must not end the others
                 errors[str(index)] = f"{type(error).__name__}: {error}"
         head = json.dumps(errors).encode()
-        responses.write(LENGTHS.pack(len(head), pixels.nbytes) + head)
-        responses.write(pixels.data)
-        responses.flush()
+        try:
+            responses.write(LENGTHS.pack(len(head), pixels.nbytes) + head)
+            responses.write(pixels.data)
+            responses.flush()
+        except BrokenPipeError:  # whoever asked was killed
+            os._exit(1)
 
 
 def _receive(stream: BinaryIO) -> tuple[list[Picture], Shape] | None:

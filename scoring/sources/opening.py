@@ -146,9 +146,10 @@ def _is_divided(folder: Path, options: ScoringOptions) -> bool:
         return True
     words = {word for names in SPLIT_FOLDERS.values() for word in names}
     try:
-        return options.split is None and any(child.name.lower() in words for child in folder.iterdir())
+        folders = [child.name.lower() for child in folder.iterdir() if child.is_dir() and child.name[0] != "."]
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}; name a folder that can be read") from error
+    return options.split is None and bool(folders) and words.issuperset(folders)
 
 
 def _refuse_split(options: ScoringOptions, data: str) -> None:

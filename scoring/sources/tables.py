@@ -5,6 +5,7 @@ of the extra `[score]`, is loaded for Parquet alone.
 """
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from scoring.sources.archives import in_parts
 from scoring.sources.files import files_source
-from scoring.sources.source import ImageBytes, ImageFile, Part, Shape, Source, stamp
+from scoring.sources.source import SUFFIXES, ImageBytes, ImageFile, Part, Shape, Source, stamp
 from xtrain.errors import ConfigError, DataError
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "name")
@@ -77,8 +78,10 @@ def csv_source(path: Path, shape: Shape, shard_rows: int, column: str | None = N
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; save it as CSV in UTF-8") from error
     first = text.partition("\n")[0]
-    lines = csv.reader(text.splitlines(), delimiter=";" if ";" in first and "," not in first else ",")
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in first and "," not in first else ",")
     header = [name.strip() for name in next(lines, [])]
+    if any(name.lower().endswith(SUFFIXES) for name in header):
+        raise DataError(f"{path}: line 1 names a picture and no columns; begin with a line such as: path")
     chosen = header.index(_choose(path, column, header, PATH_COLUMNS))
     pictures = []
     for line in lines:

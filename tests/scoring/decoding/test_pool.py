@@ -1,6 +1,8 @@
 """Decoder processes: in order, ahead of the reader, and a picture that ends one ends nothing else."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,7 @@ import pytest
 
 from scoring.decoding.pool import DecoderPool
 from scoring.sources.source import Part
+from tests.conftest import ROOT
 from xtrain.errors import DataError
 
 SHAPE = (4, 4, 1)
@@ -77,6 +80,8 @@ def test_nothing_runs_on_when_the_reader_stops() -> None:
         stream = pool.decode(endless())
         for _ in range(5):
             next(stream)
+        groups = {os.getpgid(child.pid) for child in psutil.Process().children()}
+        assert groups and os.getpgid(0) not in groups, "Ctrl-C of a terminal does not reach them"
     assert not psutil.Process().children()
 
 
@@ -95,3 +100,18 @@ def test_modules_of_the_present_folder_are_not_run(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     with DecoderPool(1, SHAPE) as pool:
         assert list(pool.decode(parts([5], 1)))[0].errors == {}
+
+
+def test_decoders_end_with_a_process_that_is_killed() -> None:
+    """In silence: they see that nobody reads."""
+    script = """
+import itertools, os, sys
+from scoring.decoding.pool import DecoderPool
+from scoring.sources.source import ImageBytes, Part
+with DecoderPool(2, (2048, 2048, 3)) as pool:
+    for number, _ in enumerate(pool.decode(Part([ImageBytes("a", b"")]) for _ in itertools.count())):
+        if number == 3:
+            os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, timeout=60, cwd=ROOT)
+    assert done.returncode == -9 and done.stderr == b""  # the pipe ends when the last of them does

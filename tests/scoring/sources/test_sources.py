@@ -251,6 +251,8 @@ def test_what_cannot_be_scored_is_said(
     assert "x: No such file" in error(tmp_path / "list.csv", "--column", "a")
     (tmp_path / "gap.csv").write_text("path\n" + f"{folder}/slide9/tile0.png\n" + '""\n')
     assert "line 3 has no path" in error(tmp_path / "gap.csv")
+    (tmp_path / "headless.csv").write_text("a.png\nb.png\n")
+    assert "line 1 names a picture" in error(tmp_path / "headless.csv")
     (tmp_path / "empty.csv").write_text("path\n")
     assert "holds no images" in error(tmp_path / "empty.csv")
     (tmp_path / "none.parquet").unlink(missing_ok=True)
@@ -291,6 +293,15 @@ def test_images_that_cannot_be_read(
     for wrong in ("class=9", "class=x", "ignore", "class=-1"):
         result = command("xscore", sample_model, folder, "-o", tmp_path / "no.csv", "--on-error", wrong)
         assert result.code == 2 and "--on-error" in result.error
+
+
+def test_lists_with_odd_lines(command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]) -> None:
+    """Excel's byte order mark, quotes, a line break within a cell, empty lines, a home folder."""
+    (tmp_path / "a, b.png").write_bytes(files[0])
+    (tmp_path / "list.csv").write_text('\ufeffnote,path\r\n"two\nlines","a, b.png"\r\n\r\nx,missing.png\r\n')
+    result = command("xscore", sample_model, tmp_path / "list.csv", "-o", tmp_path / "o.csv", "--on-error", "class=1")
+    assert result.code == 0, result.err
+    assert len(ids(tmp_path / "o.csv")) == 2 and ids(tmp_path / "o.errors.csv") == ["1"]
 
 
 def test_archives_with_broken_members(command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]) -> None:
@@ -334,3 +345,6 @@ def test_a_divided_folder_is_still_a_data_set(
     assert "18 predictions, test split, official protocol" in result.out, result.err
     result = command("xscore", sample_model, tmp_path / "data", "-o", tmp_path / "all.csv", "--split", "all")
     assert "36 predictions" in result.out
+    (tmp_path / "data" / "slide 7").mkdir()  # not a data set any more, but a folder of pictures
+    result = command("xscore", sample_model, tmp_path / "data", "-o", tmp_path / "more.csv")
+    assert "36 predictions" in result.out and "split" not in result.out
