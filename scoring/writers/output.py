@@ -11,7 +11,7 @@ from scoring.options import ErrorPolicy, PredictionOptions
 from scoring.writers.lines import CsvWriter, JsonLinesWriter
 from scoring.writers.parquet import ParquetWriter
 from scoring.writers.rows import Answers, Rows, answers_of, printable, without_formula
-from xtrain.errors import DataError
+from xtrain.errors import DataError, OutputError
 from xtrain.files import STANDARD_OUTPUT, check_table, open_atomic, open_table, refuse_existing
 
 
@@ -25,6 +25,7 @@ class Writer(Protocol):
         """Write what is left."""
 
 
+ERRORS_HEADER = ("ID", "NAME", "ERROR")
 WRITERS: dict[str, Any] = {".csv": CsvWriter, ".jsonl": JsonLinesWriter, ".parquet": ParquetWriter}
 
 
@@ -59,8 +60,11 @@ class Destination:
             from scoring.sources.tables import import_parquet
 
             import_parquet()
-        if self.errors_path is not None:
-            refuse_existing(self.errors_path, self.overwrite)
+        path = self.errors_path
+        if path is not None:
+            if self.overwrite and path.is_file() and not _is_ours(path):
+                raise OutputError(f"{path}: is not of xscore and would be replaced; move it away")
+            refuse_existing(path, self.overwrite)
 
 
 class PredictionFile:
@@ -96,7 +100,7 @@ class PredictionFile:
             return
         if self._errors is None:
             self._errors = csv.writer(self._stack.enter_context(open_atomic(path, "w")), lineterminator="\n")
-            self._errors.writerow(["ID", "NAME", "ERROR"])
+            self._errors.writerow(ERRORS_HEADER)
         name = without_formula(printable(rows.name(position)))
         self._errors.writerow([rows.first + position, name, without_formula(printable(text))])
 
@@ -126,5 +130,15 @@ def open_predictions(destination: Destination, classes: Sequence[str], policy: E
                 writer.close()
             raise
         writer.close()
-    if not predictions.errors and destination.overwrite and errors_path is not None:
-        errors_path.unlink(missing_ok=True)  # of an earlier command
+    if not predictions.errors and errors_path is not None and _is_ours(errors_path):
+        errors_path.unlink()  # of an earlier command, whose errors are not these predictions'
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file is a list of images that could not be read."""
+    try:
+        with open(path, "rb") as file:
+            head = ",".join(ERRORS_HEADER).encode() + b"\n"
+            return file.read(len(head)) == head
+    except OSError:
+        return False

@@ -290,6 +290,10 @@ def test_images_that_cannot_be_read(
     for index in (5, 7, 9):  # mended, so that nothing is left to say
         (folder / f"t{index}.png").write_bytes(files[index])
     assert command(*again).code == 0 and out.read_text() == expected and not (tmp_path / "out.errors.csv").exists()
+    (tmp_path / "out.errors.csv").write_text("notes of mine")
+    result = command(*again)
+    assert result.code == 1 and "is not of xscore" in result.error
+    assert (tmp_path / "out.errors.csv").read_text() == "notes of mine"
     for wrong in ("class=9", "class=x", "ignore", "class=-1"):
         result = command("xscore", sample_model, folder, "-o", tmp_path / "no.csv", "--on-error", wrong)
         assert result.code == 2 and "--on-error" in result.error
