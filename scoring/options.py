@@ -102,6 +102,7 @@ class PredictionOptions:
     top: int | None = option(
         None,
         low=1,
+        high=1000,
         default_text="1",
         help="Write the K most probable classes with their probabilities.",
         metavar="K",

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
-MOMENTS = {"export": 6}  # its runs take long; of the others ten
+MOMENTS = {"export": 6, "train": 6}  # their runs take long; of the others ten
 
 
 def commands(sample: Path, sample_run: Path, sample_model: Path, folder: Path) -> dict[str, list[str]]:

@@ -332,7 +332,7 @@ def test_outputs_never_replace_inputs(command: Command, sample_model: Path, samp
     link = tmp_path / "link.csv"
     link.symlink_to(model)
     assert "is read by this command" in command("xscore", model, sample, "-o", link, "--overwrite").error
-    for name in ("out.parquet", "out.json", "out.onnx", "out"):
+    for name in ("out.xlsx", "out.json", "out.onnx", "out"):
         result = command("xscore", sample_model, sample, "-o", tmp_path / name)
         assert result.code == 2 and "ends in .csv" in result.error and not (tmp_path / name).exists()
     assert "is a file; choose another -o" in command("xscore", sample_model, sample, "-o", model / "x.csv").error
