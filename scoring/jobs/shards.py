@@ -17,6 +17,7 @@ from scoring.scorer import Scorer
 from scoring.sources.opening import ImageInput, open_source
 from scoring.sources.source import Source
 from scoring.sources.tables import import_parquet
+from scoring.writers.output import WRITERS
 from serving.model.predictor import Predictor
 from xtrain.errors import ConfigError
 from xtrain.files import STANDARD_OUTPUT, open_atomic
@@ -75,8 +76,8 @@ def score_share(
     images.check()
     if not isinstance(images.data, str):
         raise ConfigError("an iterable has no shards that could be read again; write one file, or name files")
-    if str(folder) in STANDARD_OUTPUT:
-        raise ConfigError("--shard writes a file for each shard into a folder; name one with -o")
+    if str(folder) in STANDARD_OUTPUT or folder.suffix.lower() in WRITERS:
+        raise ConfigError(f"--shard writes a file for each shard into a folder, and {folder} is none; name one with -o")
     import_parquet()
     predictor = model if isinstance(model, Predictor) else Predictor(model, images.options.device)
     policy = ErrorPolicy.parse(images.reading.on_error, len(predictor.card.classes))

@@ -4,6 +4,7 @@ A shard is what one process computes and what is computed again after a failure.
 so that memory does not grow with their number.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from xtrain.errors import XtrainError
 from xtrain.images import decode_image, fit, read_image
-from xtrain.images.errors import ImageTooLarge
+from xtrain.images.errors import ImageTooLarge, UnreadableImage
 
 PART_BYTES = 8 * 1024 * 1024  # of the pixels of a part
 MAX_FILE = 256 * 1024 * 1024  # bytes of an image file inside an archive or a table
@@ -115,6 +116,8 @@ class ImageFile(NamedTuple):
         Raises:
             UnreadableImage, UnsupportedImage, ImageTooLarge: it cannot be read or decoded.
         """
+        if os.path.exists(self.path) and not os.path.isfile(self.path):  # a pipe would be waited for
+            raise UnreadableImage(f"{self.path}: is no file; name image files")
         return fit(read_image(self.path), shape)
 
 

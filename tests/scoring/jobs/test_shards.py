@@ -184,8 +184,9 @@ def test_options_of_the_merged_file_are_not_of_a_shard(
     (tmp_path / "file").write_text("mine")
     result = command("xscore", sample_model, folder, "-o", tmp_path / "file", "--shard", "1/2")
     assert result.code == 1 and "is a file" in result.error and (tmp_path / "file").read_text() == "mine"
-    result = command("xscore", sample_model, folder, "-o", "-", "--shard", "1/2")
-    assert result.code == 2 and "into a folder" in result.error
+    for place in ("-", tmp_path / "out.csv"):
+        result = command("xscore", sample_model, folder, "-o", place, "--shard", "1/2")
+        assert result.code == 2 and "into a folder" in result.error
     for place in ("nothing", "."):
         result = command("xscore", "merge", tmp_path / place, "-o", tmp_path / "out.csv")
         assert result.code == 1 and "xscore --shard wrote into" in result.error

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -297,6 +298,20 @@ def test_images_that_cannot_be_read(
     for wrong in ("class=9", "class=x", "ignore", "class=-1"):
         result = command("xscore", sample_model, folder, "-o", tmp_path / "no.csv", "--on-error", wrong)
         assert result.code == 2 and "--on-error" in result.error
+
+
+def test_what_is_no_file_is_not_waited_for(command: Command, sample_model: Path, tmp_path: Path) -> None:
+    """A pipe, a folder with a picture's name in a list, a link to nowhere, a loop of links."""
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    arguments = ("-o", tmp_path / "o.csv", "--on-error", "skip", "--overwrite")
+    assert command("xscore", sample_model, tmp_path / "in", *arguments).code == 0
+    assert ids(tmp_path / "o.errors.csv") == ["0", "1"] and ids(tmp_path / "o.csv") == []
+    (tmp_path / "list.csv").write_text("path\nin\n/dev/zero\n")
+    assert command("xscore", sample_model, tmp_path / "list.csv", *arguments).code == 0
+    assert ids(tmp_path / "o.errors.csv") == ["0", "1"]
 
 
 def test_lists_with_odd_lines(command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]) -> None:
