@@ -59,7 +59,11 @@ class ReadingOptions:
         help="Column of a CSV or Parquet file that holds the images or their paths.",
     )
     decoders: int | None = option(
-        None, low=1, high=256, default_text="one a core", help="Processes that decode image files."
+        None,
+        low=1,
+        high=256,
+        default_text="one a core",
+        help="Processes that decode image files; at most two a core are started.",
     )
     shard_rows: int = option(
         16_384, low=1, high=10_000_000, help="Images of a shard, where the data is not in files of its own."

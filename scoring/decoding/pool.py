@@ -53,11 +53,11 @@ class DecoderPool:
         """Make a pool without a process.
 
         Args:
-            decoders: number of processes; None for one a core that this process may use.
+            decoders: number of processes, of which at most two a core are started; None for one a core.
             shape: (H, W, C) that pictures are brought to.
             training_rows: of the model, which are counted among the images.
         """
-        count = decoders or usable_cores()
+        count = min(decoders or usable_cores(), 2 * usable_cores())
         self._shape, self._count, self._training_rows = shape, count, training_rows
         self._idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         self._decoders = [_Decoder(shape) for _ in range(count)]

@@ -13,6 +13,7 @@ import pytest
 
 from scoring.decoding.pool import DecoderPool
 from scoring.sources.source import Part
+from serving.model.devices import usable_cores
 from tests.conftest import ROOT
 from xtrain.errors import DataError
 
@@ -83,6 +84,13 @@ def test_nothing_runs_on_when_the_reader_stops() -> None:
         groups = {os.getpgid(child.pid) for child in psutil.Process().children()}
         assert groups and os.getpgid(0) not in groups, "Ctrl-C of a terminal does not reach them"
     assert not psutil.Process().children()
+
+
+def test_no_more_processes_than_two_a_core() -> None:
+    with DecoderPool(256, SHAPE) as pool:
+        for _ in pool.decode(parts([1] * 600, 2)):
+            children = len(psutil.Process().children())
+    assert 1 <= children <= 2 * usable_cores()
 
 
 def test_a_source_that_fails_says_so_after_what_it_gave() -> None:
