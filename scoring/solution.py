@@ -1,13 +1,11 @@
 """Reads the CSV of held-back labels, and says in which line it is wrong."""
 
-import csv
-import io
-
 import numpy as np
 
 from scoring.options import Solution
 from xtrain.data.datasets import Labels
 from xtrain.errors import DataError
+from xtrain.files import read_csv
 
 
 def read_solution(solution: Solution, rows: int, classes: int) -> Labels:
@@ -20,15 +18,9 @@ def read_solution(solution: Solution, rows: int, classes: int) -> Labels:
         DataError: with the line, and what is wrong with it.
     """
     path = solution.path
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; name the CSV of the labels with --solution") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; save it as CSV in UTF-8") from error
-    first = text.partition("\n")[0]
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in first and "," not in first else ",")
-    header = [name.strip() for name in next(lines, [])]
+    lines = read_csv(path, "name the CSV of the labels with --solution")
+    _, head = next(lines, (1, []))
+    header = [name.strip() for name in head]
     columns = []
     for name, flag in ((solution.id_column, "--id-column"), (solution.class_column, "--class-column")):
         if name not in header:
@@ -36,9 +28,9 @@ def read_solution(solution: Solution, rows: int, classes: int) -> Labels:
             raise DataError(f"{path}: line 1 has no column {name}, but {shown}; name it with {flag}")
         columns.append(header.index(name))
     labels = np.full(rows, -1, np.int64)
-    for line in lines:
+    for number, line in lines:
         if line:
-            _read_line(labels, line, (columns[0], columns[1]), classes, f"{path}: line {lines.line_num}")
+            _read_line(labels, line, (columns[0], columns[1]), classes, f"{path}: line {number}")
     missing = np.flatnonzero(labels < 0)
     if len(missing):
         raise DataError(f"{path}: {len(missing)} of {rows} ids have no line, the first is {missing[0]}; add them")

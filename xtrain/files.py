@@ -1,5 +1,7 @@
 """Writing files so that an interrupted command leaves the old file or none, never half of one."""
 
+import csv
+import io
 import os
 import shutil
 import sys
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from xtrain.errors import ConfigError, OutputError
+from xtrain.errors import ConfigError, DataError, OutputError
 
 
 @contextmanager
@@ -56,6 +58,32 @@ def check_table(path: Path, inputs: Iterable[str | Path], overwrite: bool, suffi
         known = " or ".join(suffixes)
         raise ConfigError(f"{path}: name a file that ends in {known} (nothing else is written), or - for CSV")
     refuse_existing(path, overwrite)
+
+
+def read_csv(path: Path, advice: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines of a CSV with their numbers, from 1; Excel's byte order mark, line ends and semicolons are taken.
+
+    Args:
+        path: the file.
+        advice: ends the message where it cannot be read, such as `name a CSV of paths`.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; {advice}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; save it as CSV in UTF-8") from error
+    first = text.partition("\n")[0]
+    delimiter = ";" if ";" in first and "," not in first else ","
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for line in lines:
+            yield lines.line_num, line
+    except csv.Error as error:
+        raise DataError(f"{path}: line {lines.line_num} is no CSV ({error}); {advice}") from error
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 The file has no header; `medmnist.Evaluator.evaluate` writes it as `SET_SPLIT_[AUC]0.983_[ACC]0.907@RUN.csv`.
 """
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xtrain.errors import DataError
+from xtrain.files import read_csv
 
 TOLERANCE = 1e-3  # of the sum of a row, which the file may have rounded
 
@@ -21,17 +20,10 @@ def read_predictions(path: Path, rows: int, classes: int) -> NDArray[np.float64]
     Raises:
         DataError: with the line, and what is wrong with it.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; name an .onnx or a CSV of MedMNIST's evaluator") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; name an .onnx or a CSV of predictions") from error
     probabilities = np.full((rows, classes), np.nan)
-    lines = csv.reader(io.StringIO(text, newline=""))
-    for line in lines:
+    for number, line in read_csv(path, "name an .onnx or a CSV of MedMNIST's evaluator"):
         if line:
-            _read_line(probabilities, line, f"{path}: line {lines.line_num}")
+            _read_line(probabilities, line, f"{path}: line {number}")
     missing = np.flatnonzero(np.isnan(probabilities[:, 0]))
     if len(missing):
         raise DataError(f"{path}: {len(missing)} of {rows} rows have no line, the first is {missing[0]}; add them")

@@ -4,8 +4,6 @@ The columns are named `image`, `path`, … or by `--column`; Hugging Face's `ima
 of the extra `[score]`, is loaded for Parquet alone.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from scoring.sources.archives import in_parts
 from scoring.sources.files import files_source
 from scoring.sources.source import SUFFIXES, ImageBytes, ImageFile, Part, Shape, Source, stamp
 from xtrain.errors import ConfigError, DataError
+from xtrain.files import read_csv
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "name")
 BYTES_COLUMNS = ("image", "bytes", "content", "data", "img", "png", "jpg", "jpeg")
@@ -71,24 +70,18 @@ def csv_source(path: Path, shape: Shape, shard_rows: int, column: str | None = N
     Raises:
         DataError: it cannot be read, has no such column, or a line without a path.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; name a CSV of paths") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; save it as CSV in UTF-8") from error
-    first = text.partition("\n")[0]
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in first and "," not in first else ",")
-    header = [name.strip() for name in next(lines, [])]
+    lines = read_csv(path, "name a CSV of paths")
+    _, head = next(lines, (1, []))
+    header = [name.strip() for name in head]
     if any(name.lower().endswith(SUFFIXES) for name in header):
         raise DataError(f"{path}: line 1 names a picture and no columns; begin with a line such as: path")
     chosen = header.index(_choose(path, column, header, PATH_COLUMNS))
     pictures = []
-    for line in lines:
+    for number, line in lines:
         if not line:
             continue
         if len(line) <= chosen or not line[chosen].strip():
-            raise DataError(f"{path}: line {lines.line_num} has no {header[chosen]}; give it a path or remove it")
+            raise DataError(f"{path}: line {number} has no {header[chosen]}; give it a path or remove it")
         pictures.append(_listed(path, line[chosen].strip()))
     return files_source(pictures, shape, shard_rows)
 

@@ -254,6 +254,8 @@ def test_what_cannot_be_scored_is_said(
     assert "line 3 has no path" in error(tmp_path / "gap.csv")
     (tmp_path / "headless.csv").write_text("a.png\nb.png\n")
     assert "line 1 names a picture" in error(tmp_path / "headless.csv")
+    (tmp_path / "long.csv").write_text("path\n" + "x" * 200_000 + "\n")
+    assert "line 2 is no CSV" in error(tmp_path / "long.csv")
     (tmp_path / "empty.csv").write_text("path\n")
     assert "holds no images" in error(tmp_path / "empty.csv")
     (tmp_path / "none.parquet").unlink(missing_ok=True)
