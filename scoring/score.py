@@ -71,6 +71,7 @@ def score(
     predictor = model if isinstance(model, Predictor) else Predictor(model, images.options.device)
     policy = ErrorPolicy.parse(images.reading.on_error, len(predictor.card.classes))
     source = open_source(images, predictor.card)
+    destination.refuse_inputs(source.files)
     check_names(source, destination.options.id)
     with Scorer(predictor, policy, images.reading.decoders) as scorer:
         with open_predictions(destination, predictor.card.classes, policy) as predictions:

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.decoding.worker import LENGTH, LENGTHS
+from scoring.decoding.worker import LENGTH, LENGTHS, READY
 from scoring.sources.source import Part, Picture, Shape
 from serving.model.devices import usable_cores
 from serving.model.training_rows import TrainingRows
 from xtrain.data.digests import row_digests
+from xtrain.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 _PATHS = (str(ROOT), os.environ.get("PYTHONPATH"))
@@ -162,6 +163,20 @@ class _Decoder:
                     stream.close()
 
     def _start(self) -> "subprocess.Popen[bytes]":
+        try:
+            process = self._popen()
+        except OSError as error:  # no fault of the picture that waits for it
+            raise DataError(
+                f"no decoder can be started ({error.strerror}); free memory or open files, or use fewer --decoders"
+            ) from error
+        assert process.stdout is not None
+        if process.stdout.read(len(READY)) != READY:
+            self._process = process
+            self._stop()
+            raise DataError("a decoder process ended at its start; free some memory, or use fewer --decoders")
+        return process
+
+    def _popen(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "scoring.decoding.worker"],  # -P: no module of the present folder
             stdin=subprocess.PIPE,

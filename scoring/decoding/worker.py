@@ -24,6 +24,7 @@ if sys.platform != "win32":
 LENGTHS = struct.Struct("<QQ")  # of the JSON head and of the pixels that follow it
 LENGTH = struct.Struct("<Q")  # of a request
 NICENESS = 5  # the model comes first: it waits for all its threads, a decoder for nobody
+READY = b"+"  # is written once the process can decode
 MEMORY = 2 * 1024**3  # bytes beyond what the process has at its start; a picture of 25 megapixels takes 0.4
 
 
@@ -36,6 +37,8 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     _limit_memory()
+    responses.write(READY)
+    responses.flush()
     while (request := _receive(requests)) is not None:
         pictures, shape = request
         pixels = np.zeros((len(pictures), *shape), np.uint8)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scoring.options import ReadingOptions
-from scoring.sources.source import Shard, Source
+from scoring.sources.source import Source
 from serving.model.predictor import Predictor
 from xtrain import __version__
 from xtrain.errors import ConfigError, OutputError
@@ -32,6 +32,7 @@ class JobDescription:
         on_error: what becomes of images that cannot be read.
         parts: number of shards.
         has_names: whether the images have names.
+        source: digest of what all shards are known by.
         version: of this package.
         format: of the parts.
     """
@@ -42,6 +43,7 @@ class JobDescription:
     on_error: str
     parts: int
     has_names: bool
+    source: str
     version: str = __version__
     format: int = FORMAT
 
@@ -49,10 +51,10 @@ class JobDescription:
         """Return plain JSON values."""
         return {**asdict(self), "classes": list(self.classes)}
 
-    def part_name(self, index: int, shard: Shard) -> str:
+    def part_name(self, index: int) -> str:
         """Return the name of a shard's file."""
-        key = f"{self.model} {self.on_error} {self.parts} {self.version} {self.format} {index}\n{shard.identity}"
-        return f"part-{index:05d}-{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}.parquet"
+        key = f"{self.model} {self.on_error} {self.parts} {self.source} {self.version} {self.format} {index}"
+        return f"part-{index:05d}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.parquet"
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,17 @@ class Share:
 
 def describe_job(predictor: Predictor, reading: ReadingOptions, source: Source) -> JobDescription:
     """Return what all parts of a job have in common."""
-    card = predictor.card
+    card, digest = predictor.card, hashlib.sha256()
+    for shard in source.shards:
+        digest.update(f"{shard.identity}\n\n".encode("utf-8", "surrogateescape"))
     return JobDescription(
-        predictor.digest, card.name, tuple(card.classes), reading.on_error, len(source.shards), source.has_names
+        model=predictor.digest,
+        name=card.name,
+        classes=tuple(card.classes),
+        on_error=reading.on_error,
+        parts=len(source.shards),
+        has_names=source.has_names,
+        source=digest.hexdigest(),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoring.jobs.job import JobDescription, Share, describe_job, existing_parts, refuse_other_job
+from scoring.jobs.job import JobDescription, Share, describe_job, refuse_other_job
 from scoring.jobs.parts import read_description, write_part
 from scoring.options import ErrorPolicy
 from scoring.score import Progress
@@ -83,7 +83,7 @@ def score_share(
     policy = ErrorPolicy.parse(images.reading.on_error, len(predictor.card.classes))
     source = open_source(images, predictor.card)
     job = describe_job(predictor, images.reading, source)
-    names = [job.part_name(index, shard) for index, shard in enumerate(source.shards)]
+    names = [job.part_name(index) for index in range(len(source.shards))]
     refuse_other_job(folder, names)
     todo = [index for index in share.indices(len(names)) if not (folder / names[index]).exists()]
     computed = rows = 0
@@ -96,7 +96,7 @@ def score_share(
             rows += write_part(folder / names[index], job, scorer, source.shards[index], counter)
             computed += 1
     present = len(share.indices(len(names))) - computed
-    complete = len(existing_parts(folder))
+    complete = sum((folder / name).exists() for name in names)
     if complete == len(names):
         write_manifest(folder, names)
     return ShareDone(folder, computed, rows, present, complete, len(names), source.notes)

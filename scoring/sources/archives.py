@@ -82,6 +82,10 @@ class TarShard:
                     before = key
                     file = archive.extractfile(member)
                     yield ImageBytes(key, file.read(MAX_FILE + 1) if file else b"")
+                rest = archive.fileobj
+                while block := rest.read(1 << 16) if rest else b"":
+                    if block.count(0) < len(block):
+                        raise DataError(f"{self.path}: holds more behind its end, such as another tar; split it")
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise DataError(f"{self.path}: not a whole tar ({error}); fetch it again") from error
 
@@ -100,7 +104,7 @@ def zip_source(path: Path, shape: Shape, shard_rows: int) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = {info.filename: info for info in archive.infolist() if _is_picture(info.filename)}
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a zip that can be read ({error}); fetch it again") from error
     names = sorted(infos, key=natural_path)
     shards = []
@@ -136,11 +140,25 @@ def in_parts(pictures: Iterator[ImageBytes], shape: Shape) -> Iterator[Part]:
         yield Part(part)
 
 
+class _CheckedHeader(tarfile.TarInfo):
+    """A member's header; where one is damaged or missing, tarfile would end as if the tar did."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_CheckedHeader":
+        """Read a header."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]  # the block of zeros at the end
+                raise
+            raise tarfile.ReadError(str(error)) from error
+
+
 def _open_tar(path: Path) -> tarfile.TarFile:
     """Open a tar to be read forward; one that is compressed as a stream, in which every step back starts anew."""
     with open(path, "rb") as file:
         is_compressed = file.read(6).startswith(COMPRESSED)
-    return tarfile.open(path, "r|*") if is_compressed else tarfile.open(path, "r:")
+    return tarfile.open(path, "r|*" if is_compressed else "r:", tarinfo=_CheckedHeader)
 
 
 def _is_picture(name: str) -> bool:
@@ -160,5 +178,5 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         with archive.open(name) as file:
             return file.read(MAX_FILE + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError, NotImplementedError):
         return b""

@@ -67,13 +67,15 @@ def files_of(pattern: str) -> list[tuple[str, str]]:
     """Return the files of a pattern in natural order: `*`, `?`, `[…]`, `**`, and `{000..099}` as WebDataset has it.
 
     Raises:
-        DataError: no file.
+        DataError: no file, also for one of the numbers.
     """
-    found = {name for single in _expand(pattern) for name in glob.glob(single, recursive=True)}
-    paths = [name for name in found if os.path.isfile(name)]
-    if not paths:
-        raise DataError(f"{pattern}: no file is called like this; correct the pattern, or name a folder")
-    return [(name, name) for name in sorted(paths, key=natural_path)]
+    paths = set()
+    for single in _expand(pattern):
+        found = {name for name in glob.glob(single, recursive=True) if not os.path.isdir(name)}
+        if not found:
+            raise DataError(f"{single}: no file is called like this; correct the pattern, or name a folder")
+        paths |= found
+    return [(name, name) for name in sorted(paths, key=lambda name: (natural_path(name), name))]
 
 
 def is_pattern(text: str) -> bool:
@@ -98,5 +100,5 @@ def _stamp(picture: ImageFile) -> str:
     try:
         status = Path(picture.path).stat()
         return f"{picture.name} {status.st_size} {status.st_mtime_ns}"
-    except OSError:
+    except (OSError, ValueError):  # the latter for a name that no file can have
         return f"{picture.name} missing"

@@ -1,7 +1,8 @@
 """Finds out what the user's DATA is: a data set, a folder, a pattern, an archive, a list or a table."""
 
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def open_source(images: ImageInput, card: Card) -> Source:
     if not isinstance(data, str):
         _refuse_split(options, "an iterable")
         return iterable_source(data, card.shape)
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))  # of an unknown user it stays as it is
     files = None if catalog.is_name(data) else _files(data, path, options)
     if files is not None:
         if not path.is_dir():
@@ -117,10 +118,14 @@ def _from_files(files: Sequence[tuple[str, str]], whole: Path, shape: Shape, rea
         raise ConfigError("--column is for a list or a table of images; leave it out")
     notes = (f"{len(left_out)} other files are left out",) if left_out else ()
     if kind == "pictures":
-        return files_source([ImageFile(name, path) for name, path in chosen], shape, reading.shard_rows, notes)
+        pictures = [ImageFile(name, path) for name, path in chosen]
+        source = files_source(pictures, shape, reading.shard_rows, notes)
+        return replace(source, files=[path for _, path in chosen])
     shards: list[Any] = []
     has_names = True
     for file in (Path(name) for _, name in chosen):
+        if not file.is_file():
+            raise DataError(f"{file}: is no file; remove it, or name other data")
         if kind == "tar":
             shards.append(tar_shard(file, shape))
         elif kind == "zip":
@@ -131,7 +136,7 @@ def _from_files(files: Sequence[tuple[str, str]], whole: Path, shape: Shape, rea
             more, named = parquet_shards(file, shape, reading.shard_rows, reading.column)
             shards += more
             has_names = has_names and named
-    return Source(shards, has_names, notes=notes)
+    return Source(shards, has_names, notes=notes, files=tuple(name for _, name in chosen))
 
 
 def _kind(path: str) -> str | None:

@@ -88,6 +88,7 @@ class Source:
         split: of a data set, None for anything else.
         protocol: likewise.
         notes: what a user should know of how it was read.
+        files: that are read, where DATA stands for several.
     """
 
     shards: Sequence[Shard]
@@ -96,6 +97,7 @@ class Source:
     split: str | None = None
     protocol: str | None = None
     notes: tuple[str, ...] = ()
+    files: Sequence[str] = ()
 
     @property
     def rows(self) -> int | None:

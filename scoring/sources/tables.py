@@ -4,6 +4,7 @@ The columns are named `image`, `path`, … or by `--column`; Hugging Face's `ima
 of the extra `[score]`, is loaded for Parquet alone.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,4 +191,4 @@ def _choose(path: Path, column: str | None, names: Sequence[str], usual: Sequenc
 
 
 def _listed(path: Path, name: str) -> ImageFile:
-    return ImageFile(name, str(path.parent / Path(name).expanduser()))
+    return ImageFile(name, os.path.join(path.parent, os.path.expanduser(name)))

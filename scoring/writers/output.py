@@ -12,7 +12,7 @@ from scoring.writers.lines import CsvWriter, JsonLinesWriter
 from scoring.writers.parquet import ParquetWriter
 from scoring.writers.rows import Answers, Rows, answers_of, printable, without_formula
 from xtrain.errors import DataError, OutputError
-from xtrain.files import STANDARD_OUTPUT, check_table, open_atomic, open_table, refuse_existing
+from xtrain.files import STANDARD_OUTPUT, check_table, open_atomic, open_table, refuse_existing, refuse_inputs
 
 
 class Writer(Protocol):
@@ -48,6 +48,16 @@ class Destination:
         """Where images are named that could not be read; None beside the standard output."""
         return None if str(self.path) in STANDARD_OUTPUT else self.path.with_suffix(".errors.csv")
 
+    def refuse_inputs(self, inputs: Iterable[str | Path]) -> None:
+        """Refuse to replace what is read, by the predictions or by the list of errors.
+
+        Raises:
+            OutputError: with the file.
+        """
+        for path in (self.path, self.errors_path):
+            if path is not None and path.exists():
+                refuse_inputs(path, inputs)
+
     def check(self, inputs: Iterable[str | Path]) -> None:
         """Refuse it before anything is computed.
 
@@ -55,7 +65,11 @@ class Destination:
             ConfigError: a name that ends in nothing that is written, or Parquet without pyarrow.
             OutputError: it is one of the inputs, exists and may not be replaced, or cannot be written.
         """
+        inputs = list(inputs)
+        inputs = list(inputs)
         check_table(self.path, inputs, self.overwrite, tuple(WRITERS))
+        self.refuse_inputs(inputs)
+        self.refuse_inputs(inputs)
         if self.path.suffix.lower() == ".parquet":
             from scoring.sources.tables import import_parquet
 

@@ -1,6 +1,7 @@
 """Decoder processes: in order, ahead of the reader, and a picture that ends one ends nothing else."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,6 +85,23 @@ def test_nothing_runs_on_when_the_reader_stops() -> None:
         groups = {os.getpgid(child.pid) for child in psutil.Process().children()}
         assert groups and os.getpgid(0) not in groups, "Ctrl-C of a terminal does not reach them"
     assert not psutil.Process().children()
+
+
+def test_a_decoder_that_cannot_start_is_no_fault_of_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file can be opened any more; or the interpreter ends at once."""
+    from scoring.decoding import pool as module
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with DecoderPool(1, SHAPE) as pool:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            with pytest.raises(DataError, match="no decoder can be started"):
+                list(pool.decode(parts([1, 2], 2)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    with DecoderPool(1, SHAPE) as pool, pytest.raises(DataError, match="ended at its start"):
+        list(pool.decode(parts([1, 2], 2)))
 
 
 def test_no_more_processes_than_two_a_core() -> None:

@@ -148,6 +148,22 @@ def test_changed_pictures_are_another_job(command: Command, sample_model: Path, 
     assert result.code == 1 and "other data made" in result.error
 
 
+def test_parts_of_other_pictures_are_not_merged(
+    command: Command, sample_model: Path, folder: Path, tmp_path: Path
+) -> None:
+    """As many, under the same names, in one folder by mistake."""
+    for name, first in (("a", 0), ("b", 50)):
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            shutil.copy(folder / f"t{first + index}.png", tmp_path / name / f"t{index}.png")
+        share = ("--shard", f"{1 + (name == 'b')}/2", "--shard-rows", 2)
+        assert command("xscore", sample_model, tmp_path / name, "-o", tmp_path / f"p{name}", *share).code == 0
+    for path in (tmp_path / "pb").glob("part-*"):
+        shutil.copy(path, tmp_path / "pa")
+    result = command("xscore", "merge", tmp_path / "pa", "-o", tmp_path / "out.csv")
+    assert result.code == 1 and "another job" in result.error and "source" in result.error
+
+
 def test_errors_travel_with_the_parts(command: Command, sample_model: Path, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     (tmp_path / "copy" / "t33.png").write_bytes(b"broken")

@@ -1,6 +1,7 @@
 """Whatever holds the images, the predictions are those of the arrays, in the order that a user expects."""
 
 import csv
+import gzip
 import io
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from scoring.sources.files import files_of
 from serving.model.predictor import Predictor
 from serving.model.submission import submission
 from tests.conftest import Command
@@ -316,10 +318,55 @@ def test_what_is_no_file_is_not_waited_for(command: Command, sample_model: Path,
     assert ids(tmp_path / "o.errors.csv") == ["0", "1"]
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_is_scored_whole_or_not_at_all(
+    command: Command, sample_model: Path, tmp_path: Path, files: list[bytes], mode: str
+) -> None:
+    """Cut at a header, within one, at the end marker; one header damaged; two tars behind each other."""
+    content = write_tar(tmp_path / "whole.tar", files[:20]).read_bytes()
+    header = content.index(b"a/0010.seg.png")
+    damaged = bytearray(content)
+    damaged[header] ^= 1
+    end = content.index(b"a/0019.cls") + 1024
+    forms = {"cut": content[:header], "within": content[: header + 300], "no end": content[:end], "two": 2 * content}
+    for name, bad in {**forms, "damaged": bytes(damaged)}.items():
+        path = tmp_path / f"{name}.tar"
+        path.write_bytes(gzip.compress(bad) if mode == "w:gz" else bad)
+        result = command("xscore", sample_model, path, "-o", tmp_path / "out.csv", "--on-error", "skip")
+        assert result.code == 1 and not (tmp_path / "out.csv").exists(), name
+        assert ("behind its end" if name == "two" else "not a whole tar") in result.error, name
+
+
+def test_a_pattern_has_one_order_and_all_its_numbers(
+    command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]
+) -> None:
+    names = ["t01.png", "t1.png", "t001.png", "t2.png", "t02.png"]
+    for name, content in zip(names, files, strict=False):
+        (tmp_path / name).write_bytes(content)
+    assert [Path(name).name for name, _ in files_of(f"{tmp_path}/t*.png")] == [
+        *("t001.png", "t01.png", "t1.png", "t02.png", "t2.png")
+    ]
+    result = command("xscore", sample_model, f"{tmp_path}/t{{1..3}}.png", "-o", tmp_path / "out.csv")
+    assert result.code == 1 and "t3.png: no file is called like this" in result.error
+
+
+def test_no_output_replaces_what_is_read(
+    command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]
+) -> None:
+    for name in ("a", "b"):
+        parquet.write_table(pyarrow.table({"image": files[:3]}), tmp_path / f"{name}.parquet")
+    before = (tmp_path / "b.parquet").read_bytes()
+    (tmp_path / "x.errors.csv").write_text("ID,NAME,ERROR\n")
+    for data, out in ((f"{tmp_path}/*.parquet", "b.parquet"), (tmp_path / "x.errors.csv", "x.csv")):
+        result = command("xscore", sample_model, data, "-o", tmp_path / out, "--overwrite")
+        assert result.code == 1 and "is read by this command" in result.error
+    assert (tmp_path / "b.parquet").read_bytes() == before and (tmp_path / "x.errors.csv").exists()
+
+
 def test_lists_with_odd_lines(command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]) -> None:
     """Excel's byte order mark, quotes, a line break within a cell, empty lines, a home folder."""
     (tmp_path / "a, b.png").write_bytes(files[0])
-    (tmp_path / "list.csv").write_text('\ufeffnote,path\r\n"two\nlines","a, b.png"\r\n\r\nx,missing.png\r\n')
+    (tmp_path / "list.csv").write_text('\ufeffnote,path\r\n"two\nlines","a, b.png"\r\n\r\nx,~missing.png\r\n')
     result = command("xscore", sample_model, tmp_path / "list.csv", "-o", tmp_path / "o.csv", "--on-error", "class=1")
     assert result.code == 0, result.err
     assert len(ids(tmp_path / "o.csv")) == 2 and ids(tmp_path / "o.errors.csv") == ["1"]
