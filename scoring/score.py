@@ -12,6 +12,7 @@ from scoring.sources.source import Source
 from scoring.writers.output import Destination, open_predictions
 from serving.model.predictor import Predictor
 from xtrain.errors import ConfigError, DataError
+from xtrain.files import STANDARD_OUTPUT
 from xtrain.options import check
 
 Progress = Callable[[int, int | None], None]  # images done, and all where that is known
@@ -25,6 +26,7 @@ class Scored:
         path: where.
         rows: number of images.
         errors: of them, those that could not be read.
+        left_out: of these, those that have no line.
         split: of a data set, None for anything else.
         protocol: likewise.
         overlap: how many the model was trained on, in words; None for none.
@@ -34,6 +36,7 @@ class Scored:
     path: Path
     rows: int
     errors: int = 0
+    left_out: int = 0
     split: str | None = None
     protocol: str | None = None
     overlap: str | None = None
@@ -41,12 +44,13 @@ class Scored:
 
     def describe(self) -> str:
         """Return one line for a person, and others for what deserves attention."""
-        parts = [f"{self.path}: {self.rows} predictions"]
+        parts = [f"{self.path}: {self.rows - self.left_out} predictions"]
         parts += [f"{self.split} split, {self.protocol} protocol"] if self.split else []
         lines = [", ".join(parts), *self.notes]
         if self.errors:
-            where = self.path.with_suffix(".errors.csv")
-            lines.append(f"{self.errors} of {self.rows} images could not be read; {where} names them")
+            text = f"{self.errors} of {self.rows} images could not be read"
+            listed = str(self.path) not in STANDARD_OUTPUT
+            lines.append(f"{text}; {self.path.with_suffix('.errors.csv')} names them" if listed else text)
         return "\n".join(lines if self.overlap is None else [*lines, self.overlap])
 
 
@@ -87,10 +91,11 @@ def score(
         destination.path,
         predictions.rows,
         predictions.errors,
+        predictions.left_out,
         source.split,
         source.protocol,
         overlap,
-        source.notes,
+        (*source.notes, *predictions.reasons),
     )
 
 

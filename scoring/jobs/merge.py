@@ -35,6 +35,8 @@ def merge(folder: Path, destination: Destination, progress: Callable[[int, int],
     for unfinished in folder.glob(".part-*.tmp"):  # of processes that were killed
         unfinished.unlink(missing_ok=True)
     total = sum(counts)
+    if not total:
+        raise DataError(f"{folder}: its parts hold no images; score other data")
     with open_predictions(destination, job.classes, ErrorPolicy.parse(job.on_error, len(job.classes))) as predictions:
         for path, count in zip(paths, counts, strict=True):
             before = predictions.rows
@@ -44,7 +46,13 @@ def merge(folder: Path, destination: Destination, progress: Callable[[int, int],
                     progress(predictions.rows, total)
             if predictions.rows - before != count:
                 raise DataError(f"{path}: names {count} rows and holds {predictions.rows - before}; score it again")
-    return Scored(destination.path, predictions.rows, predictions.errors)
+    return Scored(
+        destination.path,
+        predictions.rows,
+        predictions.errors,
+        predictions.left_out,
+        notes=tuple(predictions.reasons),
+    )
 
 
 def _complete(folder: Path) -> tuple[list[Path], JobDescription, list[int]]:

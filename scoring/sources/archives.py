@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scoring.sources.source import MAX_FILE, SUFFIXES, ImageBytes, Part, Shape, Source, images_a_part, stamp
+from scoring.sources.source import MAX_FILE, SUFFIXES, ImageBytes, ImageFile, Part, Shape, Source, images_a_part, stamp
 from serving.model.predictor import MAX_RUN
 from xtrain.data.folders import natural_path
 from xtrain.errors import DataError
@@ -127,12 +127,12 @@ def tar_shard(path: Path, shape: Shape) -> TarShard:
         raise DataError(f"{path}: {error.strerror}; name a tar") from error
 
 
-def in_parts(pictures: Iterator[ImageBytes], shape: Shape) -> Iterator[Part]:
+def in_parts(pictures: Iterator[ImageBytes | ImageFile], shape: Shape) -> Iterator[Part]:
     """Yield pictures in parts that are bounded by the pixels that they become and by the bytes of their files."""
-    size, part, part_bytes = images_a_part(shape, MAX_RUN), list[ImageBytes](), 0
+    size, part, part_bytes = images_a_part(shape, MAX_RUN), list[ImageBytes | ImageFile](), 0
     for picture in pictures:
         part.append(picture)
-        part_bytes += len(picture.content)
+        part_bytes += len(picture.content) if isinstance(picture, ImageBytes) else 0
         if len(part) == size or part_bytes >= PART_FILE_BYTES:
             yield Part(part)
             part, part_bytes = [], 0

@@ -1,5 +1,6 @@
 """Pictures in files of their own as a source: a folder, a pattern such as `tiles/**/*.png`, or a list of paths."""
 
+import fnmatch
 import glob
 import os
 import re
@@ -71,7 +72,7 @@ def files_of(pattern: str) -> list[tuple[str, str]]:
     """
     paths = set()
     for single in _expand(pattern):
-        found = {name for name in glob.glob(single, recursive=True) if not os.path.isdir(name)}
+        found = {name for name in _glob(single) if not os.path.isdir(name)}
         if not found:
             raise DataError(f"{single}: no file is called like this; correct the pattern, or name a folder")
         paths |= found
@@ -94,6 +95,29 @@ def _expand(pattern: str) -> list[str]:
     numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     head, tail = pattern[: match.start()], pattern[match.end() :]
     return [expanded for number in numbers for expanded in _expand(head + number + tail)]
+
+
+def _glob(pattern: str) -> list[str]:
+    """Return what a pattern matches; `**` is walked as a folder is, so that a loop of links ends."""
+    segments = pattern.split("/")
+    if "**" not in segments:
+        return glob.glob(pattern)
+    fixed = next(index for index, segment in enumerate(segments) if glob.has_magic(segment))
+    root = "/".join(segments[:fixed])
+    prefix = f"{root}/" if fixed else ""
+    if not os.path.isdir(prefix or "."):
+        return []
+    names = names_below(Path(prefix or "."))
+    return [prefix + name for name in names if _matches(name.split("/"), segments[fixed:])]
+
+
+def _matches(parts: Sequence[str], segments: Sequence[str]) -> bool:
+    """Return whether the parts of a path match the segments of a pattern, of which `**` is any number of folders."""
+    if not segments:
+        return not parts
+    if segments[0] == "**":
+        return any(_matches(parts[start:], segments[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], segments[0]) and _matches(parts[1:], segments[1:])
 
 
 def _stamp(picture: ImageFile) -> str:

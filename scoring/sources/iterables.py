@@ -12,19 +12,26 @@ from PIL import Image
 
 from scoring.sources.source import ImageBytes, ImageFile, Part, Picture, Shape, Source, images_a_part
 from serving.model.predictor import MAX_RUN
-from xtrain.errors import DataError
-from xtrain.images import convert_image, fit
+from xtrain.errors import DataError, XtrainError
+from xtrain.images import UnreadableImage, convert_image, fit
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image that came as pixels, at the model's size."""
+    """An image that came as pixels, at the model's size, or what is wrong with it."""
 
     name: str
-    array: NDArray[np.uint8]
+    array: NDArray[np.uint8] | None
+    error: str = ""
 
     def pixels(self, shape: Shape) -> NDArray[np.uint8]:
-        """Return its pixels."""
+        """Return its pixels.
+
+        Raises:
+            UnreadableImage: it could not be converted.
+        """
+        if self.array is None:
+            raise UnreadableImage(self.error)
         return self.array
 
 
@@ -56,18 +63,26 @@ class IterableShard:
             return ImageBytes(str(name), image)
         if isinstance(image, str | Path):
             return ImageFile(str(name), str(image))
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        if (
+            isinstance(image, np.ndarray)
+            and image.dtype == np.uint8
+            and image.shape[2:] in ((), (1,), (3,))
+            and image.ndim > 1
+        ):
             image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
         if not isinstance(image, Image.Image):
             raise DataError(
                 f"{name}: the iterable yields {type(image).__name__} as an image; it must be bytes of a file, a path, "
                 "a PIL image or an array (H, W) or (H, W, 3) uint8"
             )
-        return Decoded(str(name), fit(convert_image(image), self.shape))
+        try:
+            return Decoded(str(name), fit(convert_image(image), self.shape))
+        except (XtrainError, OSError, ValueError) as error:
+            return Decoded(str(name), None, f"{name}: {error}")
 
 
 def iterable_source(pairs: Iterable[Any], shape: Shape) -> Source:
-    """Return what yields `(name, image)` as a source of one shard, to be read once.
+    """Return what yields `(name, image)` as a source of one shard, to be read once, in a thread of its own.
 
     Args:
         pairs: an image is the bytes of a file, a path, a PIL image or an array (H, W) or (H, W, 3) uint8.

@@ -17,6 +17,7 @@ from xtrain.errors import ConfigError, DataError
 from xtrain.files import read_csv
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "name")
+CELLS = 8  # of images that are in memory at once, however large they are
 BYTES_COLUMNS = ("image", "bytes", "content", "data", "img", "png", "jpg", "jpeg")
 NAME_COLUMNS = ("__key__", "key", "id", "name", "filename", "file_name", "path")
 
@@ -42,18 +43,19 @@ class ParquetShard:
         """
         return in_parts(self._pictures(), self.shape)
 
-    def _pictures(self) -> Iterator[ImageBytes]:
+    def _pictures(self) -> Iterator[ImageBytes | ImageFile]:
         parquet = import_parquet()
         column, naming = self.columns
         names = [name for name in self.columns if name]
         row = self.first
         try:
             with parquet.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(64, self.groups, columns=names):
+                for batch in file.iter_batches(CELLS, self.groups, columns=names):
                     keys = batch.column(naming).to_pylist() if naming else [None] * batch.num_rows
                     for value, key in zip(batch.column(column), keys, strict=True):
                         content, own = _content(value.as_py())
-                        yield ImageBytes(str(key or own or f"{self.path.stem}/{row}"), content)
+                        name = next((str(name) for name in (key, own) if name is not None), f"{self.path.stem}/{row}")
+                        yield ImageBytes(name, content) if content or not own else _listed(self.path, own)
                         row += 1
         except (OSError, KeyError, arrow_error()) as error:
             raise DataError(f"{self.path}: not a Parquet file that can be read ({error}); fetch it again") from error
@@ -116,7 +118,7 @@ def parquet_shards(path: Path, shape: Shape, shard_rows: int, column: str | None
     except (OSError, arrow_error()) as error:
         raise DataError(f"{path}: not a Parquet file that can be read ({error}); fetch it again") from error
     chosen = _choose(path, column, with_bytes, BYTES_COLUMNS)
-    naming = next((name for name in NAME_COLUMNS if kinds.get(name) == "text" and name != chosen), None)
+    naming = next((name for name in NAME_COLUMNS if kinds.get(name) in ("text", "number") and name != chosen), None)
     shards, start, rows, groups = [], 0, 0, list[int]()
     for group, count in enumerate(counts):
         groups.append(group)
@@ -150,7 +152,7 @@ def arrow_error() -> type[Exception]:
 
 
 def _kind(of: Any) -> str:
-    """Return `bytes`, `image` (Hugging Face's struct), `text`, or an empty string for any other type."""
+    """Return `bytes`, `image` (Hugging Face's struct), `text`, `number`, or an empty string for any other type."""
     import pyarrow
 
     types = pyarrow.types
@@ -160,6 +162,8 @@ def _kind(of: Any) -> str:
         return "bytes"
     if types.is_struct(of):
         return "image" if of.get_field_index("bytes") >= 0 else ""
+    if types.is_integer(of):
+        return "number"
     return "text" if types.is_string(of) or types.is_large_string(of) else ""
 
 

@@ -25,6 +25,7 @@ class Writer(Protocol):
         """Write what is left."""
 
 
+SHOWN_ERRORS = 10  # where they do not go into a file
 ERRORS_HEADER = ("ID", "NAME", "ERROR")
 WRITERS: dict[str, Any] = {".csv": CsvWriter, ".jsonl": JsonLinesWriter, ".parquet": ParquetWriter}
 
@@ -87,12 +88,15 @@ class PredictionFile:
     Attributes:
         rows: images so far.
         errors: of them, those that could not be read.
+        left_out: of these, those that are not written.
+        reasons: of the first of them, where no file names them.
     """
 
     def __init__(self, writer: Writer, destination: Destination, policy: ErrorPolicy, stack: ExitStack) -> None:
         self._writer, self._destination, self._policy, self._stack = writer, destination, policy, stack
         self._errors: Any = None
-        self.rows = self.errors = 0
+        self.rows = self.errors = self.left_out = 0
+        self.reasons: list[str] = []
 
     def add(self, rows: Rows) -> None:
         """Write the images that come next.
@@ -109,8 +113,10 @@ class PredictionFile:
 
     def _report(self, rows: Rows, position: int, text: str) -> None:
         self.errors += 1
+        self.left_out += self._policy.action == "skip"
         path = self._destination.errors_path
         if path is None:
+            self.reasons += [printable(text)] if self.errors <= SHOWN_ERRORS else []
             return
         if self._errors is None:
             self._errors = csv.writer(self._stack.enter_context(open_atomic(path, "w")), lineterminator="\n")
@@ -150,6 +156,8 @@ def open_predictions(destination: Destination, classes: Sequence[str], policy: E
 
 def _is_ours(path: Path) -> bool:
     """Return whether a file is a list of images that could not be read."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with open(path, "rb") as file:
             head = ",".join(ERRORS_HEADER).encode() + b"\n"

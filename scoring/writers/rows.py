@@ -56,7 +56,8 @@ class Answers:
     def ranked(self, top: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the most probable classes (n, top) and their probabilities, the first class first among equals."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :top].astype(np.int64)
-        return order, np.take_along_axis(self.probabilities, order, axis=1)
+        values = np.take_along_axis(self.probabilities, order, axis=1)
+        return np.where(np.isnan(values), NO_CLASS, order), values
 
 
 def answers_of(rows: Rows, options: PredictionOptions, policy: ErrorPolicy) -> Answers:

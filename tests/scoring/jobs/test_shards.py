@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -180,6 +181,15 @@ def test_errors_travel_with_the_parts(command: Command, sample_model: Path, fold
     )
     for suffix in (".csv", ".errors.csv"):
         assert (tmp_path / f"out{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes()
+
+
+def test_parts_without_images_are_not_merged(command: Command, sample_model: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    arguments = ("xscore", sample_model, tmp_path / "empty.tar", "-o", tmp_path / "parts", "--shard", "1/1")
+    assert command(*arguments).code == 0
+    result = command("xscore", "merge", tmp_path / "parts", "-o", tmp_path / "out.csv")
+    assert result.code == 1 and "hold no images" in result.error
 
 
 def test_shares_divide_the_shards() -> None:

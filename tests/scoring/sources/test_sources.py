@@ -206,6 +206,12 @@ def test_an_iterable_of_anything(
     for wrong, text in (([1], "pairs"), ([("a", 3)], "int as an image"), ([], "no images")):
         with pytest.raises(api_errors(), match=text):
             api.score(sample_model, wrong, tmp_path / "no.csv")  # type: ignore[arg-type]
+    cut = Image.open(io.BytesIO(files[0][: len(files[0]) // 2]))
+    mixed = [("a", cut), ("b", Image.new("F", (28, 28))), ("c", images[0])]
+    scored = api.score(sample_model, mixed, tmp_path / "m.csv", on_error="skip")
+    assert (scored.rows, scored.errors, ids(tmp_path / "m.csv")) == (3, 2, ["2"])
+    with pytest.raises(api_errors(), match="array"):
+        api.score(sample_model, [("a", np.zeros((3, 28, 28), np.uint8))], tmp_path / "no.csv")
     script = f"import xtrain\nprint(xtrain.score({str(sample_model)!r}, {str(folder)!r}, {str(tmp_path / 's.csv')!r}))"
     (tmp_path / "script.py").write_text(script)
     done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60)
@@ -361,6 +367,54 @@ def test_no_output_replaces_what_is_read(
         result = command("xscore", sample_model, data, "-o", tmp_path / out, "--overwrite")
         assert result.code == 1 and "is read by this command" in result.error
     assert (tmp_path / "b.parquet").read_bytes() == before and (tmp_path / "x.errors.csv").exists()
+
+
+def test_loops_of_links_end(command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for index, name in enumerate(("a.png", "b.png", "deep/c.png", "deep/.hidden.png")):
+        (tmp_path / "in" / name).write_bytes(files[index])
+    for name in ("x", "y"):
+        (tmp_path / "in" / name).symlink_to(".")
+    found = {pattern: [name for name, _ in files_of(f"{tmp_path}/{pattern}")] for pattern in ("in/**/*.png", "**/c.*")}
+    assert [Path(name).name for name in found["in/**/*.png"]] == ["a.png", "b.png", "c.png"]
+    assert found["**/c.*"] == [f"{tmp_path}/in/deep/c.png"]
+    assert len(files_of(f"{tmp_path}/in/**")) == 3 and len(files_of(f"{tmp_path}/i?/**/deep/**/*.png")) == 1
+
+
+def test_errors_beside_the_standard_output_and_classes_without_ranks(
+    command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.png").write_bytes(files[0])
+    (tmp_path / "in" / "1.png").write_bytes(b"broken")
+    result = command("xscore", sample_model, tmp_path / "in", "-o", "-", "--on-error", "skip")
+    assert result.code == 0 and "-: 1 predictions" in result.err and "1 of 2 images" in result.err
+    assert "1.png: no image" in result.err and "errors.csv" not in result.err
+    os.mkfifo(tmp_path / "o.errors.csv")
+    result = command("xscore", sample_model, tmp_path / "in", "-o", tmp_path / "o.csv", "--on-error", "class=5")
+    assert result.code == 1 and "o.errors.csv: exists already" in result.error
+    (tmp_path / "o.errors.csv").unlink()
+    options = ("--on-error", "class=5", "--top", 2)
+    assert command("xscore", sample_model, tmp_path / "in", "-o", tmp_path / "o.csv", *options).code == 0
+    assert (tmp_path / "o.csv").read_text().splitlines()[2] == "1,5,,-1,"
+
+
+def test_tables_with_numbers_as_names_and_paths_without_bytes(
+    command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]
+) -> None:
+    parquet.write_table(pyarrow.table({"image": files[:2], "id": [0, 7]}), tmp_path / "a.parquet")
+    assert (
+        command("xscore", sample_model, tmp_path / "a.parquet", "-o", tmp_path / "a.csv", "--id", "filename").code == 0
+    )
+    assert ids(tmp_path / "a.csv") == ["0", "7"]
+    (tmp_path / "t.png").write_bytes(files[2])
+    rows = [{"bytes": None, "path": "t.png"}, {"bytes": files[3], "path": "u.png"}]
+    column = pyarrow.array(rows, pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]))
+    parquet.write_table(pyarrow.table({"image": column}), tmp_path / "b.parquet")
+    assert (
+        command("xscore", sample_model, tmp_path / "b.parquet", "-o", tmp_path / "b.csv", "--id", "filename").code == 0
+    )
+    assert ids(tmp_path / "b.csv") == ["t.png", "u.png"]
 
 
 def test_lists_with_odd_lines(command: Command, sample_model: Path, tmp_path: Path, files: list[bytes]) -> None:
